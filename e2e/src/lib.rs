@@ -1,0 +1,13 @@
+//! The simulated world: a real Kubernetes control plane, and stand-ins for what needs somebody's account.
+//!
+//! ```text
+//!   control_plane   etcd, kube-apiserver, kube-controller-manager, kubectl: built once from pinned Go modules
+//!   compute         Google Compute: groups, instances, operations, metadata server, identity tokens
+//!   github          GitHub: App auth, registrations, JIT configs, runners, jobs
+//!   runner          a stand-in for actions/runner that runs a job's real steps
+//!   server, faults  what every simulated service listens with: request log, injected faults, kill triggers
+//!   world           all of it put together with the real operator and the real agents
+//! ```
+
+pub mod faults;
+pub mod server;
