@@ -1,1 +1,8 @@
-//! Stub.
+//! The Miglet operator: keeps RunnerPools of single-job GitHub Actions runners alive on Google Cloud VMs.
+
+pub mod clock;
+pub mod compute;
+pub mod crd;
+pub mod forge;
+pub mod gateway;
+pub mod wakes;
