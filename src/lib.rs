@@ -5,4 +5,5 @@ pub mod compute;
 pub mod crd;
 pub mod forge;
 pub mod gateway;
+pub mod vm;
 pub mod wakes;
