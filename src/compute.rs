@@ -9,12 +9,18 @@
 //! Controllers never call the port themselves: [`groups::Groups`] shares one listing among all VMs of a group, gathers
 //! names into batches and remembers which group must be left alone for a while.
 
-use std::{fmt, time::Duration};
+pub mod gce;
+pub mod groups;
+
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::crd::GroupRef;
+
+/// Told of every call to a backend: its name, the method, and `Ok` or the class of the error.
+pub type Observe = Arc<dyn Fn(&'static str, &'static str, &'static str) + Send + Sync>;
 
 /// A managed instance group: where, in which project.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -171,7 +177,7 @@ impl ErrorClass {
 }
 
 /// What can be addressed in a delete call.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DeleteTarget {
     /// The URL of a list's entry: survives nothing by accident.
     Url(String),

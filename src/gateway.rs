@@ -11,5 +11,21 @@
 //! forward; its place in the session table is guarded by a generation, so that a late close never removes a newer
 //! session.
 
+pub mod admission;
+mod attestation;
+mod binding;
+mod convert;
+mod identity;
+mod keys;
+mod listener;
+mod peer;
+mod rate;
+pub mod refusals;
 pub mod report;
+mod server;
+mod service;
 pub mod sessions;
+mod tls;
+
+pub use server::{Backends, Caps, Gateway, GatewayConfig, GatewayError};
+pub use tls::{TlsError, TlsFiles};
