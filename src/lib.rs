@@ -2,7 +2,10 @@
 
 pub mod clock;
 pub mod compute;
+pub mod config;
 pub mod crd;
 pub mod forge;
 pub mod gateway;
+pub mod leadership;
+pub mod telemetry;
 pub mod wakes;
