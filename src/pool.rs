@@ -48,6 +48,7 @@ pub mod plan;
 pub mod settings;
 pub mod status;
 pub mod sweep;
+pub mod unreadable;
 pub mod view;
 
 /// What the controller works with.
