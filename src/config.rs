@@ -132,7 +132,7 @@ impl Config {
     /// What no single value shows.
     fn contradiction(&self) -> Option<String> {
         self.cluster
-            .contradiction(&self.lease.lease_name)
+            .contradiction()
             .or_else(|| self.lease.contradiction())
             .or_else(|| self.timing.contradiction())
             .or_else(|| self.log_contradiction())

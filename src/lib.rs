@@ -23,6 +23,7 @@ pub mod health;
 pub mod leadership;
 pub mod metrics;
 pub mod pool;
+pub mod run;
 pub mod telemetry;
 pub mod vm;
 pub mod wakes;

@@ -45,7 +45,6 @@ struct Families {
     leader: Family<Lease, Gauge>,
     phases: Timings<InPhase>,
     calls: Family<Call, Counter>,
-    call_time: Timings<Backend>,
     sessions: Gauge,
     refused: Family<Reason, Counter>,
     jobs: Family<JobResult, Counter>,
@@ -86,12 +85,6 @@ struct Call {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Backend {
-    backend: &'static str,
-    method: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: &'static str,
 }
@@ -129,6 +122,14 @@ pub enum Outcome {
     RequeueAfter,
     /// It failed and is tried again.
     Error,
+}
+
+impl Outcome {
+    /// How a pass ended that asks to be looked at again at a time of its own whenever it succeeds.
+    #[must_use]
+    pub fn of<T, E>(result: &Result<T, E>) -> Self {
+        if result.is_ok() { Self::RequeueAfter } else { Self::Error }
+    }
 }
 
 /// A pool's VMs by what they are good for; each VM is in one of the states.
@@ -196,7 +197,6 @@ impl Families {
             leader: Family::default(),
             phases: Family::new_with_constructor(long),
             calls: Family::default(),
-            call_time: Family::new_with_constructor(short),
             sessions: Gauge::default(),
             refused: Family::default(),
             jobs: Family::default(),
@@ -234,12 +234,6 @@ impl Families {
             self.phases.clone(),
         );
         r.register("miglet_api_calls", "Calls to a backend by method and outcome", self.calls.clone());
-        r.register_with_unit(
-            "miglet_api_call_duration",
-            "Duration of calls to a backend",
-            seconds(),
-            self.call_time.clone(),
-        );
         r.register("miglet_sessions", "Agents with an open session", self.sessions.clone());
         r.register("miglet_attestation_refused", "Agents refused, by reason", self.refused.clone());
         r.register("miglet_jobs_finished", "Jobs that ended, by result", self.jobs.clone());
@@ -278,9 +272,8 @@ impl Metrics {
     }
 
     /// A call to `backend` (`compute`, `github`) ended with `outcome`: `ok` or the class of its error.
-    pub fn api_call(&self, backend: &'static str, method: &'static str, outcome: &'static str, elapsed: Duration) {
+    pub fn api_call(&self, backend: &'static str, method: &'static str, outcome: &'static str) {
         self.families.calls.get_or_create(&Call { backend, method, outcome }).inc();
-        self.families.call_time.get_or_create(&Backend { backend, method }).observe(elapsed.as_secs_f64());
     }
 
     /// An agent was refused.

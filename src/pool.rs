@@ -23,19 +23,19 @@ use kube::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use self::view::PoolView;
+use self::view::{PoolView, VmFact};
 use crate::{
     backoff::Backoffs,
     clock::Clock,
     compute::{ComputeError, groups::Groups},
-    crd::{RunnerPool, RunnerVm, names},
+    crd::{Phase, RunnerPool, RunnerVm, names},
     events::Events,
     forge::{
         ForgeError,
         credentials::{CredentialsError, Forges},
     },
     leadership::{Leadership, NotLeading},
-    metrics::{Metrics, PoolCounts},
+    metrics::{Metrics, Outcome, PoolCounts},
     vm::memory::Memories as VmMemories,
     wakes::{Key, Wakes},
 };
@@ -132,19 +132,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// Closed set of words for metrics.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Kube { .. } if self.is_conflict() => "conflict",
-            Self::Kube { .. } | Self::Timeout { .. } => "kubernetes",
-            Self::Compute(_) => "compute",
-            Self::Forge(_) | Self::Credentials(_) => "github",
-            Self::Leadership(_) => "leadership",
-            Self::Bug(_) => "bug",
-        }
-    }
-
     /// Somebody wrote the object in between: not a failure, the next pass sees what they wrote.
     fn is_conflict(&self) -> bool {
         matches!(self, Self::Kube { source: kube::Error::Api(status), .. } if status.is_conflict())
@@ -178,7 +165,7 @@ async fn reconcile(pool: Arc<RunnerPool>, context: Arc<Context>) -> Result<Actio
     let started = context.clock.now();
     let result = pass(&pool, &context).await;
     let elapsed = Duration::try_from(context.clock.now().duration_since(started)).unwrap_or_default();
-    context.metrics.reconciled("runnerpool", result.as_ref().map_or_else(Error::kind, |_| "success"), elapsed);
+    context.metrics.reconciled("runnerpool", Outcome::of(&result), elapsed);
     if result.is_ok() {
         context.backoffs.succeeded(&pool.uid().unwrap_or_default());
     }
@@ -220,15 +207,18 @@ fn short_since(context: &Context, view: &PoolView, now: Timestamp) -> Option<Tim
 
 fn count(context: &Context, view: &PoolView) {
     let pool = &view.pool;
-    let status = |filter: fn(&view::VmFact) -> bool| view.vms.iter().filter(|vm| filter(vm)).count();
-    let counts = PoolCounts {
-        desired: view.desired(),
-        idle: status(|vm| !vm.leaving && vm.phase == crate::crd::Phase::Idle),
-        busy: status(|vm| !vm.leaving && vm.phase == crate::crd::Phase::Busy),
-        starting: status(|vm| !vm.leaving && !vm.ready()),
-        leaving: status(|vm| vm.leaving),
+    let number = |filter: fn(&VmFact) -> bool| {
+        i64::try_from(view.vms.iter().filter(|vm| filter(vm)).count()).unwrap_or(i64::MAX)
     };
-    context.metrics.pool(&pool.namespace().unwrap_or_default(), &pool.name_any(), counts);
+    let counts = PoolCounts {
+        desired: i64::try_from(view.desired()).unwrap_or(i64::MAX),
+        max: pool.spec.limits.max.into(),
+        starting: number(|vm| !vm.leaving && !vm.ready()),
+        idle: number(|vm| !vm.leaving && vm.phase == Phase::Idle),
+        busy: number(|vm| !vm.leaving && vm.phase == Phase::Busy),
+        draining: number(|vm| vm.leaving),
+    };
+    context.metrics.pool(&pool.namespace().unwrap_or_default(), &pool.name_any(), &counts);
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "the signature is kube's")]

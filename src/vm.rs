@@ -37,7 +37,7 @@ use crate::{
     },
     gateway::sessions::{SendError, Sessions},
     leadership::{Leadership, NotLeading},
-    metrics::Metrics,
+    metrics::{Metrics, Outcome},
     wakes::{Key, Wakes},
 };
 
@@ -118,22 +118,6 @@ pub enum Error {
     Bug(&'static str),
 }
 
-impl Error {
-    /// Closed set of words for metrics.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Kube { source, .. } if is_conflict(source) => "conflict",
-            Self::Kube { .. } | Self::Timeout { .. } => "kubernetes",
-            Self::Compute(_) => "compute",
-            Self::Forge(_) | Self::Credentials(_) => "github",
-            Self::Session(_) => "agent",
-            Self::Leadership(_) => "leadership",
-            Self::Bug(_) => "bug",
-        }
-    }
-}
-
 /// Somebody wrote the object in between: not a failure, the next pass sees what they wrote.
 fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.is_conflict())
@@ -165,7 +149,7 @@ async fn reconcile(vm: Arc<RunnerVm>, context: Arc<Context>) -> Result<Action, E
     let started = context.clock.now();
     let result = pass(&vm, &context).await;
     let elapsed = Duration::try_from(context.clock.now().duration_since(started)).unwrap_or_default();
-    context.metrics.reconciled("runnervm", result.as_ref().map_or_else(Error::kind, |_| "success"), elapsed);
+    context.metrics.reconciled("runnervm", Outcome::of(&result), elapsed);
     if result.is_ok() {
         context.backoffs.succeeded(&vm.uid().unwrap_or_default());
     }

@@ -23,10 +23,6 @@ pub struct Cluster {
     /// Serve the pools of this namespace only. Default: all namespaces.
     #[arg(long, env = "MIGLET_WATCH_NAMESPACE")]
     pub watch_namespace: Option<String>,
-    /// Serve only pools with these labels (`team=build`, `tier in (a, b)`). Several operators share a cluster when
-    /// their selectors never match the same pool; each then needs a --lease-name of its own.
-    #[arg(long, env = "MIGLET_POOL_SELECTOR")]
-    pub pool_selector: Option<String>,
     /// The operator's service account, as namespace/name: named in the commands that messages suggest.
     #[arg(long, env = "MIGLET_SERVICE_ACCOUNT", default_value = "miglet-system/miglet-operator")]
     pub service_account: String,
@@ -70,16 +66,7 @@ impl Cluster {
         kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(failed)
     }
 
-    pub(super) fn contradiction(&self, lease_name: &str) -> Option<String> {
-        if self.pool_selector.is_some() && lease_name == super::timing::DEFAULT_LEASE {
-            return Some(format!(
-                "--pool-selector needs a --lease-name other than {lease_name}: operators for different pools would \
-                 otherwise wait for each other's lease"
-            ));
-        }
-        if self.pool_selector.as_deref().is_some_and(|selector| selector.trim().is_empty()) {
-            return Some("--pool-selector must not be empty: leave it away to serve every pool".to_owned());
-        }
+    pub(super) fn contradiction(&self) -> Option<String> {
         match self.service_account.split_once('/') {
             Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => None,
             _ => Some(format!(

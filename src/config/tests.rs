@@ -62,14 +62,6 @@ fn two_lists_must_fit_in_the_absence() {
 }
 
 #[test]
-fn operators_for_different_pools_need_different_leases() {
-    let error = refused(&["--pool-selector", "team=build"]);
-    assert!(error.contains("--lease-name"), "{error}");
-    let config = parse(&["--pool-selector", "team=build", "--lease-name", "miglet-build"]).unwrap();
-    assert_eq!(config.cluster.pool_selector.as_deref(), Some("team=build"));
-}
-
-#[test]
 fn a_service_needs_the_pods_address() {
     let error = refused(&["--service-name", "miglet-gateway"]);
     assert!(error.contains("--pod-ip"), "{error}");

@@ -84,6 +84,22 @@ pub enum Phase {
     Terminating,
 }
 
+impl Phase {
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Launching => "Launching",
+            Self::Booting => "Booting",
+            Self::Registering => "Registering",
+            Self::Idle => "Idle",
+            Self::Busy => "Busy",
+            Self::Draining => "Draining",
+            Self::Terminating => "Terminating",
+        }
+    }
+}
+
 /// What is observed of a VM.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]

@@ -13,7 +13,7 @@ fn eventful() -> Metrics {
     metrics.reconciled("runnerpool", Outcome::Success, second);
     metrics.reconciled("runnervm", Outcome::Error, second);
     metrics.phase_left("Booting", second);
-    metrics.api_call("github", "generate_jitconfig", "ok", second);
+    metrics.api_call("github", "generate_jitconfig", "ok");
     metrics.attestation_refused("WrongAudience");
     metrics.sessions(3);
     metrics.job_finished("Succeeded");

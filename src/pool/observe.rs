@@ -13,7 +13,7 @@ use super::{
 use crate::{
     compute::Group,
     crd::{RunnerPool, RunnerVm},
-    forge::{ForgeError, ForgeErrorClass},
+    forge::{ForgeError, ForgeErrorClass, credentials::CredentialsError},
 };
 
 /// Names drawn for one pass.
@@ -88,7 +88,15 @@ async fn forge(context: &Context, pool: &RunnerPool) -> Check {
         Ok(runners) => runners,
         Err(error) => {
             let (reason, message) = (error.reason().to_owned(), error.to_string());
-            return if error.is_certain() { Check::Bad { reason, message } } else { Check::Unknown { reason, message } };
+            return match error {
+                CredentialsError::Unreadable { .. } | CredentialsError::Unanswered { .. } => {
+                    Check::Unknown { reason, message }
+                }
+                CredentialsError::NotFound { .. }
+                | CredentialsError::Forbidden { .. }
+                | CredentialsError::Malformed { .. }
+                | CredentialsError::Url(_) => Check::Bad { reason, message },
+            };
         }
     };
     let stale = runners.seen().is_none_or(|seen| context.clock.now() >= recheck(seen, context));

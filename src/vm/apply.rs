@@ -10,11 +10,12 @@ use tracing::info;
 
 use super::{
     Context, Error,
+    tell::{END_REASONS, word},
     memory::{Creation, Memory},
     plan::{End, Step},
 };
 use crate::{
-    compute::{ComputeError, DeleteTarget, Group, groups::CreateError},
+    compute::{DeleteTarget, Group, groups::CreateError},
     crd::{
         RunnerStatus, RunnerVm, RunnerVmStatus,
         conditions::{DRAINING, find},
@@ -202,7 +203,7 @@ impl<'a> Actor<'a> {
         let patch = Patch::Merge(&patch);
         self.kube("removing the finalizer", self.api().patch(&self.key.name, &params, &patch)).await?;
         info!(vm = %self.key, reason, "VM is gone");
-        self.context.metrics.vm_removed(&reason);
+        self.context.metrics.vm_removed(word(&reason, &END_REASONS));
         self.context.memories.forget(&self.uid);
         self.context.sessions.forget(&self.key);
         Ok(())

@@ -129,9 +129,9 @@ fn findings(view: &VmView, new: &RunnerVmStatus, plan: &Plan, now: Timestamp) ->
     let connected = connected(view, new, now);
     vec![
         if ready && connected.state != State::False {
-            Finding::new(READY, true, format!("{:?}", new.phase), "")
+            Finding::new(READY, true, new.phase.as_str(), "")
         } else {
-            Finding::new(READY, false, format!("{:?}", new.phase), why_not_ready(view, plan))
+            Finding::new(READY, false, new.phase.as_str(), why_not_ready(view, plan))
         },
         launched(new),
         registered(view, new),
