@@ -6,6 +6,12 @@
 //!                  one client and one gate a credential
 //! ```
 
+pub mod credentials;
+mod gate;
+pub mod github;
+mod limits;
+pub mod scope;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
