@@ -1,5 +1,12 @@
 //! The manifests agree with the operator's defaults, and its pod is as restricted as its namespace asks.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "clippy takes functions beside the tests of an integration test for production code"
+)]
+
 use std::{fs, path::Path};
 
 use miglet_operator::config::Config;
