@@ -109,3 +109,12 @@ async fn a_kubeconfig_that_cannot_be_read_is_named() {
     let error = config.cluster.connection().await.unwrap_err();
     assert_eq!(error.to_string(), "reading the kubeconfig /nonexistent/kubeconfig");
 }
+
+#[test]
+fn the_help_says_what_the_operator_is_and_groups_its_flags() {
+    let help = Config::command().render_long_help().to_string();
+    assert!(help.starts_with("Keeps fleets of disposable GitHub Actions runners alive"), "{help}");
+    for heading in ["Kubernetes:", "Listeners:", "Services:", "Leadership:", "Timing:", "Logs:"] {
+        assert!(help.lines().any(|line| line == heading), "no {heading} in\n{help}");
+    }
+}
