@@ -14,6 +14,7 @@
 //! and what they get is checked against Google's discovery document, and a violation fails the test.
 
 mod control;
+mod defaults;
 mod errors;
 mod hostile;
 mod identity;
@@ -21,6 +22,7 @@ mod instances;
 mod lifecycle;
 mod machines;
 mod managers;
+mod members;
 mod metadata;
 mod operation;
 mod options;

@@ -232,6 +232,9 @@ impl Life {
                     return Box::pin(self.end(cause)).await;
                 }
                 self.terminate().await;
+                if self.sim.deletes_on_preemption(self.sequence) {
+                    self.change(|view| (view.id, view.status) = (None, None));
+                }
             }
             Cause::Told(Command::PowerOff) | Cause::Exited => self.terminate().await,
         }
@@ -325,4 +328,14 @@ pub(crate) fn template_attributes(properties: &Value) -> BTreeMap<String, String
     let items = properties.pointer("/metadata/items").and_then(Value::as_array).into_iter().flatten();
     let text = |item: &Value, name: &str| item.get(name).and_then(Value::as_str).map(str::to_owned);
     items.filter_map(|item| Some((text(item, "key")?, text(item, "value").unwrap_or_default()))).collect()
+}
+
+impl Inner {
+    /// Whether preemption deletes the instance rather than stopping it.
+    fn deletes_on_preemption(&self, sequence: u64) -> bool {
+        let world = self.world();
+        let action =
+            world.vms.get(&sequence).and_then(|vm| vm.properties.pointer("/scheduling/instanceTerminationAction"));
+        action.is_some_and(|action| action == "DELETE")
+    }
 }

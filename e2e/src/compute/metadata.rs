@@ -20,7 +20,7 @@ use axum::{
     extract::{Query, State},
     response::Response,
 };
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{Method, Request, StatusCode};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
@@ -30,6 +30,8 @@ use super::{
 };
 
 const ROOT: &str = "/computeMetadata/v1";
+/// The most a guest may write at once.
+const BODY: usize = 1 << 18;
 /// How long `wait_for_change` waits unless told.
 const WAIT: u64 = 3600;
 
@@ -215,22 +217,21 @@ impl Metadata {
 /// Answers one request.
 pub(crate) async fn serve(
     State(metadata): State<Arc<Metadata>>,
-    method: Method,
-    uri: Uri,
     Query(query): Query<Parameters>,
-    headers: HeaderMap,
-    body: Bytes,
+    request: Request<Body>,
 ) -> Response {
-    if headers.get("metadata-flavor").is_none_or(|flavor| flavor != "Google") || headers.contains_key("x-forwarded-for")
-    {
+    let (head, body) = request.into_parts();
+    let flavor = head.headers.get("metadata-flavor");
+    if flavor.is_none_or(|flavor| flavor != "Google") || head.headers.contains_key("x-forwarded-for") {
         return answer(StatusCode::FORBIDDEN, "Missing Metadata-Flavor:Google header.".to_owned(), "text/html");
     }
-    let Some(path) = uri.path().strip_prefix(ROOT) else {
-        return answer(StatusCode::NOT_FOUND, String::new(), "text/html");
-    };
-    let path = path.trim_start_matches('/');
-    match method {
-        Method::PUT => answer(metadata.write(path, Some(&body)), String::new(), "text/html"),
+    let path = head.uri.path().strip_prefix(ROOT).map(|path| path.trim_start_matches('/'));
+    let Some(path) = path else { return answer(StatusCode::NOT_FOUND, String::new(), "text/html") };
+    match head.method {
+        Method::PUT => {
+            let body = axum::body::to_bytes(body, BODY).await.unwrap_or_default();
+            answer(metadata.write(path, Some(&body)), String::new(), "text/html")
+        }
         Method::DELETE => answer(metadata.write(path, None), String::new(), "text/html"),
         Method::GET => {
             if query.get("wait_for_change").is_some_and(|wait| wait == "true") {

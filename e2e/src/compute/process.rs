@@ -199,17 +199,14 @@ impl Machine for ProcessMachine {
         let pid = self.child.as_ref().and_then(Child::id);
         if let Some(pid) = pid.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
             // It may have ended by itself in the meantime.
-            drop(kill_process(pid, Signal::TERM));
+            kill_process(pid, Signal::TERM).unwrap_or_default();
         }
     }
 
     async fn power_off(&mut self) {
-        for _ in 0..LOOKS {
-            if kill_once(&self.directory) == 0 {
-                break;
-            }
-            self.reap();
-            tokio::time::sleep(LOOK).await;
+        let directory = self.directory.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || kill_all(&directory)).await {
+            tracing::error!(instance = self.vm.name, %error, "the machine's power was not cut");
         }
         self.reap();
     }
@@ -268,7 +265,7 @@ fn kill_once(directory: &Path) -> usize {
     let doomed = inhabitants(directory);
     for pid in doomed.iter().filter_map(|&pid| Pid::from_raw(pid)) {
         // Gone already is as good.
-        drop(kill_process(pid, Signal::KILL));
+        kill_process(pid, Signal::KILL).unwrap_or_default();
     }
     doomed.len()
 }

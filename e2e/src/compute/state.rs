@@ -67,7 +67,7 @@ pub(crate) struct Group {
 
 /// Status of an instance, as Compute spells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub(crate) enum Status {
     /// Resources are being allocated.
     Provisioning,
     /// Being prepared for its first boot.
@@ -82,8 +82,7 @@ pub enum Status {
 
 impl Status {
     /// The wire name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Provisioning => "PROVISIONING",
             Self::Staging => "STAGING",
@@ -96,7 +95,7 @@ impl Status {
 
 /// What the group is doing about an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doing {
+pub(crate) enum Doing {
     /// Nothing.
     None,
     /// Creating it, for as long as it takes.
@@ -111,8 +110,7 @@ pub enum Doing {
 
 impl Doing {
     /// The wire name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::None => "NONE",
             Self::Creating => "CREATING",
@@ -182,7 +180,7 @@ impl Vm {
 
     pub(crate) fn tell(&self, command: Command) {
         // Nobody listens any more once it is gone, and then there is nothing left to do.
-        drop(self.commands.send(command));
+        self.commands.send(command).unwrap_or_default();
     }
 
     /// vCPUs it holds.
