@@ -7,7 +7,10 @@ use aws_lc_rs::{
     rsa::{KeyPair, KeySize},
     signature::KeyPair as _,
 };
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rand::Rng;
 use serde_json::{Value, json};
@@ -55,11 +58,16 @@ impl Key {
         let public = pair.public_key();
         Ok(Self {
             id: format!("{:040x}", rand::rng().random::<u128>()),
-            private: EncodingKey::from_rsa_der(private.as_ref()),
+            private: EncodingKey::from_rsa_pem(pem(private.as_ref()).as_bytes())?,
             modulus: URL_SAFE_NO_PAD.encode(public.modulus().big_endian_without_leading_zero()),
             exponent: URL_SAFE_NO_PAD.encode(public.exponent().big_endian_without_leading_zero()),
         })
     }
+}
+
+/// PKCS#8 as PEM: only from PEM does the JWT library unwrap it to the RSA key inside.
+fn pem(der: &[u8]) -> String {
+    format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der))
 }
 
 /// Signs identity tokens and publishes the keys.

@@ -317,10 +317,10 @@ pub(crate) fn new_id() -> u64 {
     rand::rng().random_range(1_000_000_000_000_000_000..9_000_000_000_000_000_000)
 }
 
-/// Eight random bytes, which is all a fingerprint is.
+/// Eight random bytes, which is all a fingerprint is; Google's `byte` is base64 for URLs.
 pub(crate) fn fingerprint() -> String {
     use base64::Engine;
-    base64::engine::general_purpose::STANDARD.encode(rand::rng().random::<[u8; 8]>())
+    base64::engine::general_purpose::URL_SAFE.encode(rand::rng().random::<[u8; 8]>())
 }
 
 /// The wall clock.

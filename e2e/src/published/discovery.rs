@@ -220,11 +220,11 @@ fn scalar_fits(schema: &Value, value: &Value) -> bool {
 }
 
 fn format_fits(format: &str, value: &str) -> bool {
-    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+    use base64::engine::general_purpose::URL_SAFE;
     match format {
         "uint64" => value.parse::<u64>().is_ok(),
         "int64" => value.parse::<i64>().is_ok(),
-        "byte" => STANDARD.decode(value).is_ok() || URL_SAFE.decode(value).is_ok(),
+        "byte" => URL_SAFE.decode(value).is_ok(),
         _ => true,
     }
 }

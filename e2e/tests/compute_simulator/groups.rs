@@ -1,12 +1,12 @@
 //! Groups and their members, zonal and regional.
 
-use google_cloud_compute_v1::client::ZoneOperations;
+use google_cloud_compute_v1::client::{InstanceTemplates, Instances, RegionOperations, ZoneOperations};
 use google_cloud_compute_v1::model;
 use http::Method;
-use miglet_e2e::compute::GroupSpec;
+use miglet_e2e::compute::{GroupSpec, NoMachines, standalone};
 use serde_json::json;
 
-use crate::client::{ZONE, cloud, create, credentials, eventually, list, regional, rest, running, zonal};
+use crate::client::{ZONE, cloud, create, credentials, eventually, list, regional, rest, running, try_http, zonal};
 
 const LINUX: &str = "zones/us-central1-a/instanceGroupManagers/linux";
 
@@ -114,7 +114,11 @@ async fn a_regional_group_spills_into_the_next_zone_that_has_capacity() {
     let body = model::RegionInstanceGroupManagersCreateInstancesRequest::new()
         .set_instances([model::PerInstanceConfig::new().set_name("wide-1")]);
     let call = client.create_instances().set_project("acme-ci").set_region("us-central1");
-    call.set_instance_group_manager("wide").set_body(body).send().await.unwrap();
+    let operation = call.set_instance_group_manager("wide").set_body(body).send().await.unwrap().name.unwrap();
+    let builder = RegionOperations::builder().with_endpoint(compute.url()).with_credentials(credentials(&compute));
+    let operations = builder.build().await.unwrap();
+    let wait = operations.wait().set_project("acme-ci").set_region("us-central1").set_operation(operation);
+    wait.send().await.unwrap().to_result().unwrap();
     running(&compute, &["wide-1"]).await;
     let call = client.list_managed_instances().set_project("acme-ci").set_region("us-central1");
     let listed = call.set_instance_group_manager("wide").send().await.unwrap().managed_instances;
@@ -143,10 +147,13 @@ async fn settings_templates_and_errors_are_there_to_be_checked() {
     assert!(group.instance_lifecycle_policy.is_none());
     let create = json!({"instances": [{"name": "wrong-1"}]}).to_string();
     let path = "zones/us-central1-a/instanceGroupManagers/wrong/createInstances";
-    rest(&compute, Method::POST, path, &create).await;
+    let operation = rest(&compute, Method::POST, path, &create).await.json();
+    let wait = format!("zones/us-central1-a/operations/{}/wait", operation["name"].as_str().unwrap());
+    let done = rest(&compute, Method::POST, &wait, "").await.json();
+    assert_eq!(done["error"]["errors"][0]["code"], json!("CONDITION_NOT_MET"));
+    assert_eq!(compute.created(), 0);
     let operations = rest(&compute, Method::GET, "zones/us-central1-a/operations", "").await.json();
-    eventually("it did nothing", || compute.created() == 0).await;
-    assert!(operations["items"][0]["name"].is_string());
+    assert_eq!(operations["items"][0]["httpErrorStatusCode"], json!(412));
     let template = rest(&compute, Method::GET, "global/instanceTemplates/linux-template", "").await.json();
     let items = template["properties"]["metadata"]["items"].as_array().unwrap();
     assert!(items.iter().any(|item| item["key"] == "miglet-endpoint"));
@@ -181,4 +188,63 @@ async fn a_group_can_be_made_changed_resized_and_deleted() {
     assert_eq!(rest(&compute, Method::GET, &made, "").await.status, 404);
     eventually("nothing is left", || compute.instances("made").is_empty()).await;
     compute.assert_conforms();
+}
+
+#[tokio::test]
+async fn an_instance_and_its_template_can_be_read_with_the_official_client() {
+    let compute = cloud().await;
+    create(&compute, &["linux-1"]).await;
+    running(&compute, &["linux-1"]).await;
+    let builder = Instances::builder().with_endpoint(compute.url()).with_credentials(credentials(&compute));
+    let instances = builder.build().await.unwrap();
+    let get = instances.get().set_project("acme-ci").set_zone(ZONE).set_instance("linux-1");
+    let instance = get.send().await.unwrap();
+    assert_eq!(instance.id, compute.instance("linux-1").unwrap().id);
+    assert_eq!(instance.status, Some(model::instance::Status::Running));
+    let items = instance.metadata.unwrap().items;
+    assert!(items.iter().any(|item| item.key.as_deref() == Some("created-by")));
+    let all = instances.list().set_project("acme-ci").set_zone(ZONE).send().await.unwrap();
+    assert_eq!(all.items.len(), 1);
+    let builder = InstanceTemplates::builder().with_endpoint(compute.url()).with_credentials(credentials(&compute));
+    let templates = builder.build().await.unwrap();
+    let get = templates.get().set_project("acme-ci").set_instance_template("linux-template");
+    let properties = get.send().await.unwrap().properties.unwrap();
+    assert_eq!(properties.service_accounts.len(), 1);
+    compute.assert_conforms();
+}
+
+#[tokio::test]
+async fn many_instances_come_and_go_in_one_call_each() {
+    let compute = cloud().await;
+    let names: Vec<String> = (0..200).map(|number| format!("linux-{number}")).collect();
+    create(&compute, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let all_run = || compute.instances("linux").iter().filter(|i| i.status == Some("RUNNING")).count() == names.len();
+    eventually("all run", all_run).await;
+    let listed = list(&compute).await;
+    let ids: std::collections::BTreeSet<_> = listed.iter().filter_map(|vm| vm.id).collect();
+    assert_eq!(ids.len(), names.len());
+    let urls: Vec<_> = listed.into_iter().filter_map(|vm| vm.instance).collect();
+    let body = json!({"instances": urls}).to_string();
+    assert_eq!(rest(&compute, Method::POST, &format!("{LINUX}/deleteInstances"), &body).await.status, 200);
+    eventually("all are gone", || compute.instances("linux").is_empty()).await;
+    assert_eq!((compute.created(), compute.target_size("linux")), (names.len(), Some(0)));
+    compute.assert_conforms();
+}
+
+#[tokio::test]
+async fn the_simulator_stands_alone_with_one_group() {
+    let (compute, endpoint) = standalone(std::sync::Arc::new(NoMachines), None).await.unwrap();
+    let line = serde_json::to_value(&endpoint).unwrap();
+    let text = |name: &str| line[name].as_str().unwrap().to_owned();
+    let url = format!(
+        "{}/compute/v1/projects/{}/zones/{}/instanceGroupManagers/{}",
+        text("endpoint"),
+        text("project"),
+        text("zone"),
+        text("group")
+    );
+    let token = format!("Bearer {}", text("token"));
+    let group = try_http(Method::GET, &url, ("authorization", &token), "").await.unwrap().json();
+    assert_eq!((&group["targetSize"], &group["status"]["isStable"]), (&json!(0), &json!(true)));
+    drop(compute);
 }

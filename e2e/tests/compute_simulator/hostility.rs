@@ -22,7 +22,10 @@ async fn a_stockout_holds_the_placeholder_and_says_why_until_it_ends() {
         let listed = rest(&compute, Method::POST, &format!("{LINUX}/listManagedInstances"), "").await.json();
         listed["managedInstances"][0]["lastAttempt"]["errors"]["errors"][0]["code"].clone()
     };
-    while errors().await.is_null() {}
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while errors().await.is_null() {
+        assert!(std::time::Instant::now() < deadline, "the placeholder never says why");
+    }
     assert_eq!(errors().await, json!("ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS"));
     let listed = rest(&compute, Method::GET, &format!("{LINUX}/listErrors"), "").await.json();
     assert_eq!(listed["items"][0]["instanceActionDetails"]["action"], json!("CREATING"));
@@ -218,8 +221,8 @@ async fn what_the_published_description_does_not_allow_is_a_violation() {
         .await;
     rest(&compute, Method::POST, &format!("{LINUX}/resize"), "").await;
     let found = compute.violations().join("\n");
-    for expected in ["query parameter colour=red", "nmae: unknown property", "query parameter size is missing"] {
-        assert!(found.contains(expected.trim_end_matches("=red")), "{expected} is not among:\n{found}");
+    for expected in ["query parameter colour is unknown", "nmae: unknown property", "query parameter size is missing"] {
+        assert!(found.contains(expected), "{expected} is not among:\n{found}");
     }
     let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| compute.assert_conforms()));
     assert!(failed.is_err());
