@@ -88,19 +88,24 @@ impl ProcessMachines {
         lock(&self.running).machines.get(instance).and_then(|place| place.agent)
     }
 
-    fn place(&self, vm: &Boot) -> io::Result<PathBuf> {
+    /// Makes a machine's folders; what the runner needs may take a while to lay out.
+    async fn place(&self, instance: &str) -> io::Result<PathBuf> {
         let number = {
             let mut running = lock(&self.running);
             running.booted += 1;
             running.booted
         };
         let directory = self.root.path().join(number.to_string());
-        for folder in ["run", "runner", "data", "home", "tmp"] {
-            fs::create_dir_all(directory.join(folder))?;
-        }
-        (self.agent.prepare)(&directory.join("runner"))?;
+        let (prepare, folders) = (Arc::clone(&self.agent.prepare), directory.clone());
+        tokio::task::spawn_blocking(move || {
+            for folder in ["run", "runner", "data", "home", "tmp"] {
+                fs::create_dir_all(folders.join(folder))?;
+            }
+            prepare(&folders.join("runner"))
+        })
+        .await??;
         let place = Place { directory: directory.clone(), agent: None };
-        lock(&self.running).machines.insert(vm.name.clone(), place);
+        lock(&self.running).machines.insert(instance.to_owned(), place);
         Ok(directory)
     }
 }
@@ -108,14 +113,9 @@ impl ProcessMachines {
 #[async_trait]
 impl Machines for ProcessMachines {
     async fn boot(&self, vm: Boot) -> Box<dyn Machine> {
-        let started = self.place(&vm).and_then(|directory| {
-            let mut machine = ProcessMachine {
-                agent: self.agent.clone(),
-                vm: vm.clone(),
-                directory,
-                running: Arc::clone(&self.running),
-                child: None,
-            };
+        let started = self.place(&vm.name).await.and_then(|directory| {
+            let (agent, running) = (self.agent.clone(), Arc::clone(&self.running));
+            let mut machine = ProcessMachine { agent, vm: vm.clone(), directory, running, child: None, dead: false };
             machine.start()?;
             Ok(machine)
         });
@@ -131,6 +131,8 @@ impl Machines for ProcessMachines {
     fn power_off_all(&self) {
         lock(&self.running).closed = true;
         kill_all(self.root.path());
+        // Here rather than on drop: the lives that still hold this may outlast the process.
+        drop(fs::remove_dir_all(self.root.path()));
     }
 }
 
@@ -146,6 +148,8 @@ struct ProcessMachine {
     directory: PathBuf,
     running: Arc<Mutex<Running>>,
     child: Option<Child>,
+    /// The power is cut, and nothing can have come to life since.
+    dead: bool,
 }
 
 impl ProcessMachine {
@@ -207,7 +211,9 @@ impl Machine for ProcessMachine {
         let directory = self.directory.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || kill_all(&directory)).await {
             tracing::error!(instance = self.vm.name, %error, "the machine's power was not cut");
+            return;
         }
+        self.dead = true;
         self.reap();
     }
 
@@ -242,7 +248,9 @@ impl ProcessMachine {
 
 impl Drop for ProcessMachine {
     fn drop(&mut self) {
-        kill_all(&self.directory);
+        if !self.dead {
+            kill_all(&self.directory);
+        }
         self.reap();
         // What lies in a temporary folder goes with it at the latest.
         drop(fs::remove_dir_all(&self.directory));

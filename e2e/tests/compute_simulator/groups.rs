@@ -35,13 +35,17 @@ async fn instances_created_by_name_run_and_leave_when_deleted_by_url() {
 #[tokio::test]
 async fn an_operation_is_done_in_time_and_wait_says_so() {
     let mut options = miglet_e2e::compute::ComputeOptions::default();
-    options.delays.operation = std::time::Duration::from_millis(200);
+    options.delays.operation = std::time::Duration::from_millis(2000);
     let compute = crate::client::with(options).await;
     let operation = create(&compute, &["linux-1"]).await;
     assert_eq!(operation.status, Some(model::operation::Status::Pending));
     let builder = ZoneOperations::builder().with_endpoint(compute.url()).with_credentials(credentials(&compute));
     let operations = builder.build().await.unwrap();
     let name = operation.name.unwrap();
+    compute.early_waits(true);
+    let wait = operations.wait().set_project("acme-ci").set_zone(ZONE).set_operation(&name);
+    assert_ne!(wait.send().await.unwrap().status, Some(model::operation::Status::Done), "a wait may return early");
+    compute.early_waits(false);
     let wait = operations.wait().set_project("acme-ci").set_zone(ZONE).set_operation(&name);
     assert_eq!(wait.send().await.unwrap().status, Some(model::operation::Status::Done));
     let get = operations.get().set_project("acme-ci").set_zone(ZONE).set_operation(&name);

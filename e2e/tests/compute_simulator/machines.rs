@@ -88,7 +88,7 @@ async fn dropping_the_simulator_leaves_no_process_and_no_file() {
 
 #[tokio::test]
 async fn an_agent_that_ends_well_switches_the_machine_off_and_a_crashed_one_comes_back() {
-    let script = "test -f $MIGLET_STATE_DIR/again && exit 0; touch $MIGLET_STATE_DIR/again; \
+    let script = "echo started; test -f $MIGLET_STATE_DIR/again && exit 0; touch $MIGLET_STATE_DIR/again; \
         setsid sleep 300 & echo $! > $MIGLET_STATE_DIR/daemon; exit 3";
     let (compute, machines) = scripted(script).await;
     create(&compute, &["linux-1"]).await;
@@ -96,6 +96,8 @@ async fn an_agent_that_ends_well_switches_the_machine_off_and_a_crashed_one_come
     assert!(alive(&daemon));
     eventually("it is off", || compute.instance("linux-1").unwrap().status == Some("TERMINATED")).await;
     assert!(!alive(&daemon), "off means everything is dead");
+    let output = rest(&compute, Method::GET, &format!("zones/{ZONE}/instances/linux-1/serialPort"), "").await.json();
+    assert_eq!(output["contents"], "started\nstarted\n", "the console of a machine that is off can still be read");
     compute.assert_conforms();
 }
 

@@ -88,6 +88,19 @@ async fn a_change_ends_a_wait_and_a_timeout_repeats_the_value() {
 }
 
 #[tokio::test]
+async fn a_wait_on_a_subtree_ends_when_an_attribute_in_it_changes() {
+    let compute = one().await;
+    let tree = "instance/attributes/?recursive=true&alt=json";
+    let etag = metadata(&compute, "linux-1", tree).await.headers["etag"].to_str().unwrap().to_owned();
+    let path = format!("{tree}&wait_for_change=true&last_etag={etag}&timeout_sec=20");
+    let waiting = metadata(&compute, "linux-1", &path);
+    let change = async { compute.set_attribute("linux-1", "miglet-log-level", "Debug").unwrap() };
+    let (answer, ()) = tokio::join!(tokio::time::timeout(Duration::from_secs(10), waiting), change);
+    assert_eq!(answer.unwrap().json()["miglet-log-level"], json!("Debug"));
+    compute.assert_conforms();
+}
+
+#[tokio::test]
 async fn guest_attributes_written_inside_are_read_outside() {
     let compute = one().await;
     let host = compute.instance("linux-1").unwrap().metadata_host.unwrap();
