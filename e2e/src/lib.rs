@@ -9,5 +9,7 @@
 //!   world           all of it put together with the real operator and the real agents
 //! ```
 
+pub mod control_plane;
 pub mod faults;
+pub mod proxy;
 pub mod server;
