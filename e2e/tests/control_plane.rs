@@ -24,14 +24,11 @@ use miglet_e2e::{
     proxy::ApiProxy,
 };
 use serde_json::json;
-use tokio::sync::OnceCell;
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// One without custom resources for all tests that do not stop theirs.
 async fn plane() -> &'static ControlPlane {
-    static PLANE: OnceCell<ControlPlane> = OnceCell::const_new();
-    PLANE.get_or_try_init(ControlPlane::start).await.unwrap_or_else(|error| panic!("{error}: {error:?}"))
+    ControlPlane::shared().await.unwrap_or_else(|error| panic!("{error}: {error:?}"))
 }
 
 /// Waits until the condition holds.
@@ -77,6 +74,12 @@ async fn kubectl_and_the_api_server_are_the_pinned_version() {
     let version: serde_json::Value = serde_json::from_str(&version).unwrap();
     assert_eq!(version["clientVersion"]["gitVersion"], "v1.36.3");
     assert_eq!(version["serverVersion"]["gitVersion"], "v1.36.3");
+}
+
+#[tokio::test]
+async fn the_shared_control_plane_serves_the_products_definitions() {
+    let names = plane().await.kubectl(&["api-resources", "--api-group=miglet.dev", "-o", "name"]).await.unwrap();
+    assert_eq!(names, "runnerpools.miglet.dev\nrunnervms.miglet.dev\n");
 }
 
 #[tokio::test]
