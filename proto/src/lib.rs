@@ -9,6 +9,8 @@ pub const PROTOCOL_MINOR: u32 = 1;
     missing_docs,
     unreachable_pub,
     clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "generated: the documentation is in the .proto file"
 )]
