@@ -8,6 +8,7 @@ pub const PROTOCOL_MINOR: u32 = 1;
 #[allow(
     missing_docs,
     unreachable_pub,
+    rustdoc::all,
     clippy::all,
     clippy::allow_attributes_without_reason,
     clippy::too_many_lines,
