@@ -1,8 +1,8 @@
 //! The API server's audit log: who asked for what, and what came of it.
 //!
-//! Every request has one final entry (stage `ResponseComplete`), written before its client sees the answer. A watch
-//! has an entry when it starts and one when it ends; only the start is kept, so that a call counts once and an open
-//! watch is seen.
+//! Every request has one final entry (stage `ResponseComplete`), written when the request is over: its client may have
+//! read the answer a moment earlier, so a test that looks for its own last call waits for it. A watch has an entry when
+//! it starts and one when it ends; only the start is kept, so that a call counts once and an open watch is seen.
 
 use std::{fs, path::Path};
 

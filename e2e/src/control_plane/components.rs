@@ -51,6 +51,8 @@ pub(super) fn apiserver(binaries: &Binaries, folder: &Path, port: u16) -> Comman
         "--service-cluster-ip-range=10.0.0.0/24",
         "--audit-policy-file=audit-policy.yaml",
         "--audit-log-path=audit.log",
+        // Megabytes; rotation would lose calls.
+        "--audit-log-maxsize=10000",
         "--allow-privileged=true",
         "--profiling=false",
     ]);
