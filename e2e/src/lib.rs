@@ -13,4 +13,7 @@
 pub mod compute;
 pub mod faults;
 pub mod published;
+pub mod control_plane;
+pub mod faults;
+pub mod proxy;
 pub mod server;
