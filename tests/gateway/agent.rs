@@ -147,7 +147,8 @@ impl Agent {
         let mut client = AgentServiceClient::new(channel);
         let mut incoming = client.session(ReceiverStream::new(messages)).await?.into_inner();
         let hello = AgentMessage { message: Some(agent_message::Message::Hello(hello)) };
-        outgoing.send(hello).await.unwrap();
+        // The stream may have ended already: what it ended with is read below.
+        drop(outgoing.send(hello).await);
         let first = timeout(WAIT, incoming.message()).await.expect("an answer")?.expect("a message");
         let Some(operator_message::Message::Welcome(welcome)) = first.message else { panic!("no welcome: {first:?}") };
         Ok(Self { outgoing, incoming, welcome })

@@ -1,5 +1,7 @@
 //! Agents that behave.
 
+use std::time::{Duration, Instant};
+
 use miglet_operator::gateway::report::{AgentState, Command};
 use miglet_proto::v1::{self, command, operator_message};
 use secrecy::SecretString;
@@ -114,14 +116,17 @@ async fn a_version_of_the_protocol_too_far_away_is_told_both_versions() {
 async fn a_new_certificate_is_served_and_a_broken_one_is_not() {
     let mut world = World::new().await;
     let identity = Identity::new();
+    Agent::of(&world, &identity, VM, 42).await.expect("it serves");
     std::fs::write(world.directory.join("tls.crt"), "nonsense").unwrap();
-    Agent::of(&world, &identity, VM, 42).await.expect("the old certificate is kept");
-    world.certificate = write_certificate(&world.directory);
-    for _ in 0..100 {
-        if Agent::of(&world, &identity, VM, 42).await.is_ok() {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    // Long enough for several looks at the files.
+    let broken = Instant::now();
+    while broken.elapsed() < Duration::from_millis(300) {
+        Agent::of(&world, &identity, VM, 42).await.expect("the old certificate is kept");
     }
-    panic!("the new certificate is never served");
+    world.certificate = write_certificate(&world.directory);
+    let written = Instant::now();
+    while Agent::of(&world, &identity, VM, 42).await.is_err() {
+        assert!(written.elapsed() < Duration::from_secs(10), "the new certificate is never served");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
