@@ -147,3 +147,6 @@ fn listed(identity: &VmIdentity, list: &Listed) -> Decision {
     }
     Decision::FirstContact
 }
+
+#[cfg(test)]
+mod tests;
