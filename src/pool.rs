@@ -141,7 +141,10 @@ impl Error {
 /// Runs until `stop`: `store` is the cache behind `objects`; `wakes` name pools whose VMs changed.
 pub async fn run(
     context: Context,
-    (store, objects): (Store<RunnerPool>, impl Stream<Item = Result<RunnerPool, kube::runtime::watcher::Error>> + Send + 'static),
+    (store, objects): (
+        Store<RunnerPool>,
+        impl Stream<Item = Result<RunnerPool, kube::runtime::watcher::Error>> + Send + 'static,
+    ),
     wakes: Wakes,
     concurrency: u16,
     stop: CancellationToken,

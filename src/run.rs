@@ -11,12 +11,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
-use kube::{
-    Api, Client,
-    api::ListParams,
-    core::DeserializeGuard,
-    runtime::reflector::Store,
-};
+use kube::{Api, Client, api::ListParams, core::DeserializeGuard, runtime::reflector::Store};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -35,7 +30,7 @@ use crate::{
     forge::credentials::{Forges, ForgesConfig},
     gateway::{Backends, Caps, Gateway, GatewayConfig, GatewayError, TlsFiles, sessions::Sessions},
     health::{Gate, Health},
-    leadership::{Elector, ElectorError, LeaseSettings, Leadership},
+    leadership::{Elector, ElectorError, Leadership, LeaseSettings},
     metrics::Metrics,
     pool,
     vm::{self, poller::Poller, view::Timing},
@@ -257,8 +252,8 @@ impl Operator {
         let (metrics, leadership) = (self.metrics.clone(), self.leadership.clone());
         let defaults = Pauses::default();
         let pauses = Pauses {
-            capacity: Pause { first: timing.capacity_backoff, ..defaults.capacity },
-            quota: Pause { first: timing.quota_backoff, ..defaults.quota },
+            capacity: Pause { base: timing.capacity_backoff, ..defaults.capacity },
+            quota: Pause { base: timing.quota_backoff, ..defaults.quota },
             ..defaults
         };
         let config = GroupsConfig {
@@ -275,7 +270,8 @@ impl Operator {
     fn watch_vms(
         &self,
         bells: &Bells,
-    ) -> (Store<RunnerVm>, impl futures::Stream<Item = Result<RunnerVm, kube::runtime::watcher::Error>> + Send + use<>) {
+    ) -> (Store<RunnerVm>, impl futures::Stream<Item = Result<RunnerVm, kube::runtime::watcher::Error>> + Send + use<>)
+    {
         let pools = bells.pools.clone();
         let seen = move |vm: &RunnerVm| {
             let namespace = vm.metadata.namespace.clone().unwrap_or_default();

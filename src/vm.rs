@@ -126,7 +126,10 @@ fn is_conflict(error: &kube::Error) -> bool {
 /// Runs until `stop`: `store` is the cache behind `objects`.
 pub async fn run(
     context: Context,
-    (store, objects): (Store<RunnerVm>, impl Stream<Item = Result<RunnerVm, kube::runtime::watcher::Error>> + Send + 'static),
+    (store, objects): (
+        Store<RunnerVm>,
+        impl Stream<Item = Result<RunnerVm, kube::runtime::watcher::Error>> + Send + 'static,
+    ),
     wakes: Wakes,
     concurrency: u16,
     stop: CancellationToken,

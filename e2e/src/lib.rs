@@ -11,9 +11,8 @@
 //! ```
 
 pub mod compute;
-pub mod faults;
-pub mod published;
 pub mod control_plane;
 pub mod faults;
 pub mod proxy;
+pub mod published;
 pub mod server;

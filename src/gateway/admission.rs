@@ -11,7 +11,7 @@
 //! A bound VM reconnects without a look at the group's list: it was listed when it was bound, its id is never used
 //! again, and a cloud that does not answer must not keep agents with running jobs away from a restarted operator.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
@@ -19,27 +19,28 @@ use jiff::{SignedDuration, Timestamp};
 pub use super::identity::VmIdentity;
 use super::refusals::Refusal;
 use crate::{
-    compute::{ComputeError, Group, Instance, Power},
+    compute::{
+        ComputeError, Group, Power,
+        groups::{Groups, Listing},
+    },
     crd::{AgentStatus, RunnerVm, RunnerVmStatus},
 };
 
 /// Google's creation time of an instance and Kubernetes' of an object come from two clocks.
 const CLOCK_LEEWAY: SignedDuration = SignedDuration::from_mins(1);
 
-/// What a group's list showed.
-#[derive(Clone, Debug)]
-pub struct Listed {
-    /// When it was asked for.
-    pub asked_at: Timestamp,
-    /// The instances by name.
-    pub instances: BTreeMap<String, Instance>,
-}
-
 /// Lists groups; one list serves all who ask at a time.
 #[async_trait]
 pub trait GroupListing: Send + Sync + std::fmt::Debug {
     /// A list that was asked for at `not_before` or later.
-    async fn listing(&self, group: &Group, not_before: Timestamp) -> Result<Arc<Listed>, ComputeError>;
+    async fn listing(&self, group: &Group, not_before: Timestamp) -> Result<Arc<Listing>, ComputeError>;
+}
+
+#[async_trait]
+impl GroupListing for Groups {
+    async fn listing(&self, group: &Group, not_before: Timestamp) -> Result<Arc<Listing>, ComputeError> {
+        Self::listing(self, group, not_before).await
+    }
 }
 
 /// Who calls: Google's word for the instance, TLS' for the key, its own for the boot.
@@ -72,7 +73,7 @@ pub enum Decision {
 
 /// Decides about a caller whose name this RunnerVM has. `list` is what the group's list showed, if it was asked.
 #[must_use]
-pub fn decide(caller: &Caller, vm: &RunnerVm, list: Option<&Listed>, now: Timestamp) -> Decision {
+pub fn decide(caller: &Caller, vm: &RunnerVm, list: Option<&Listing>, now: Timestamp) -> Decision {
     if let Err(reason) = belongs(&caller.identity, vm) {
         return Decision::Refuse(reason);
     }
@@ -136,7 +137,7 @@ fn open_for_first_contact(identity: &VmIdentity, vm: &RunnerVm, now: Timestamp) 
     Ok(())
 }
 
-fn listed(identity: &VmIdentity, list: &Listed) -> Decision {
+fn listed(identity: &VmIdentity, list: &Listing) -> Decision {
     let Some(instance) = list.instances.get(&identity.instance_name) else { return Decision::NotYet };
     let Some(id) = instance.id else { return Decision::NotYet };
     if id != identity.instance_id {

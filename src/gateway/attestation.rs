@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use tracing::{debug, warn};
 
 use super::{
-    admission::{Caller, Decision, Listed, decide},
+    admission::{Caller, Decision, decide},
     binding::{self, BindError},
     identity::{Unverified, Verifier, VmIdentity},
     refusals::{Refusal, Refusals},
@@ -24,7 +24,7 @@ use super::{
     sessions::Sessions,
 };
 use crate::{
-    compute::{Group, InstanceId},
+    compute::{Group, InstanceId, groups::Listing},
     crd::{AgentStatus, RunnerVm},
     wakes::Key,
 };
@@ -146,7 +146,7 @@ impl Attestor {
         Ok(decide(caller, vm, Some(&list), self.now()))
     }
 
-    async fn list(&self, group: &Group, not_before: Timestamp) -> Result<Arc<Listed>, Denied> {
+    async fn list(&self, group: &Group, not_before: Timestamp) -> Result<Arc<Listing>, Denied> {
         self.backends.listing.listing(group, not_before).await.map_err(|error| {
             warn!(%error, "cannot check whether a group has an instance");
             Denied::NotNow("the instance group cannot be listed now, try again")

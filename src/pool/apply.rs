@@ -24,27 +24,29 @@ const AT_ONCE: usize = 16;
 
 /// Carries everything out that can be; the first failure is returned after the rest was tried.
 pub(super) async fn apply(context: &Context, pool: &RunnerPool, plan: &Plan) -> Result<(), Error> {
-    let removals = stream::iter(&plan.delete).map(|removal| delete(context, pool, removal)).buffer_unordered(AT_ONCE);
-    let removed: Vec<_> = removals.collect().await;
-    let orphans = stream::iter(&plan.orphan).map(|vm| orphan(context, pool, vm)).buffer_unordered(AT_ONCE);
-    let orphaned: Vec<_> = orphans.collect().await;
-    let new = stream::iter(&plan.create).map(|vm| create(context, pool, vm)).buffer_unordered(AT_ONCE);
-    let made: Vec<_> = new.collect().await;
+    let removals = plan.delete.iter().cloned().map(|removal| delete(context, pool, removal));
+    let removed: Vec<_> = stream::iter(removals).buffer_unordered(AT_ONCE).collect().await;
+    let orphans = plan.orphan.iter().cloned().map(|vm| orphan(context, pool, vm));
+    let orphaned: Vec<_> = stream::iter(orphans).buffer_unordered(AT_ONCE).collect().await;
+    let new = plan.create.iter().cloned().map(|vm| create(context, pool, vm));
+    let made: Vec<_> = stream::iter(new).buffer_unordered(AT_ONCE).collect().await;
     told(context, pool, plan).await;
     removed.into_iter().chain(orphaned).chain(made).collect::<Result<(), _>>()?;
     if plan.release { release(context, pool).await } else { Ok(()) }
 }
 
 /// Creating the object is the decision; the instance is asked for later.
-async fn create(context: &Context, pool: &RunnerPool, new: &NewVm) -> Result<(), Error> {
+async fn create(context: &Context, pool: &RunnerPool, new: NewVm) -> Result<(), Error> {
     context.leadership.may_create().map_err(Error::Leadership)?;
-    let Some(vm) = object(pool, new) else { return Err(Error::Bug("a plan for a group that is not in the spec")) };
+    let Some(vm) = object(pool, &new) else { return Err(Error::Bug("a plan for a group that is not in the spec")) };
     let params = PostParams { field_manager: Some(names::POOL_MANAGER.into()), ..PostParams::default() };
     let result = context.kube("creating a RunnerVM", vms(context, pool).create(&params, &vm)).await;
     match &result {
         Ok(_) => context.metrics.vm_created(),
         // No answer: it may exist, or appear yet. Counted until it must have.
-        Err(Error::Timeout { .. } | Error::Kube { source: kube::Error::Service(_) | kube::Error::HyperError(_), .. }) => {
+        Err(
+            Error::Timeout { .. } | Error::Kube { source: kube::Error::Service(_) | kube::Error::HyperError(_), .. },
+        ) => {
             let until = later(context.clock.now(), context.request_timeout * 2);
             context.memory.fold(&pool.uid().unwrap_or_default(), |m| m.expected.insert(new.name.clone(), until));
         }
@@ -80,7 +82,7 @@ fn object(pool: &RunnerPool, new: &NewVm) -> Option<RunnerVm> {
 }
 
 /// Deletes the object exactly as it was looked at: one that got a job since is another version, and stays.
-async fn delete(context: &Context, pool: &RunnerPool, removal: &Removal) -> Result<(), Error> {
+async fn delete(context: &Context, pool: &RunnerPool, removal: Removal) -> Result<(), Error> {
     context.leadership.may_act().map_err(Error::Leadership)?;
     let vm = &removal.vm;
     let preconditions =
@@ -97,7 +99,7 @@ async fn delete(context: &Context, pool: &RunnerPool, removal: &Removal) -> Resu
 }
 
 /// Lets an object go without touching anything outside.
-async fn orphan(context: &Context, pool: &RunnerPool, vm: &VmFact) -> Result<(), Error> {
+async fn orphan(context: &Context, pool: &RunnerPool, vm: VmFact) -> Result<(), Error> {
     context.leadership.may_act().map_err(Error::Leadership)?;
     let api = vms(context, pool);
     let patch = serde_json::json!({"metadata": {"finalizers": null, "uid": vm.uid}});
@@ -143,8 +145,7 @@ async fn release(context: &Context, pool: &RunnerPool) -> Result<(), Error> {
 }
 
 async fn set_finalizers(context: &Context, pool: &RunnerPool, finalizers: &[String]) -> Result<(), Error> {
-    let patch =
-        serde_json::json!({"metadata": {"finalizers": finalizers, "resourceVersion": pool.resource_version()}});
+    let patch = serde_json::json!({"metadata": {"finalizers": finalizers, "resourceVersion": pool.resource_version()}});
     let params = PatchParams { field_manager: Some(names::POOL_MANAGER.into()), ..PatchParams::default() };
     let api = pools(context, pool);
     context.kube("writing the pool's finalizer", api.patch(&pool.name_any(), &params, &Patch::Merge(&patch))).await?;

@@ -123,9 +123,10 @@ fn judged(error: ForgeError) -> Check {
             reason,
             message: format!("{message}; the credentials do not see the runners of this url: nothing is deleted"),
         },
-        ForgeErrorClass::NotFound => {
-            Check::Bad { reason: "RunnerGroupNotFound".into(), message: format!("{message}; check spec.github.runnerGroup") }
-        }
+        ForgeErrorClass::NotFound => Check::Bad {
+            reason: "RunnerGroupNotFound".into(),
+            message: format!("{message}; check spec.github.runnerGroup"),
+        },
         ForgeErrorClass::Invalid | ForgeErrorClass::NameTaken => Check::Bad { reason, message },
         ForgeErrorClass::RateLimit | ForgeErrorClass::Transient => Check::Unknown { reason, message },
     }

@@ -76,16 +76,14 @@ fn ready(
     }
     let ready = view.active().filter(|vm| vm.ready()).count();
     let (reason, message) = progress(view, ready, now);
-    vec![
-        Finding::new(READY, false, reason.clone(), message.clone()),
-        Finding::new(RECONCILING, true, reason, message),
-    ]
+    vec![Finding::new(READY, false, reason.clone(), message.clone()), Finding::new(RECONCILING, true, reason, message)]
 }
 
 /// Whether this generation has its size now, or had it before.
 fn reached(view: &PoolView, old: &RunnerPoolStatus) -> bool {
     let generation = view.pool.metadata.generation;
-    let before = find(&old.conditions, READY).is_some_and(|c| c.status == "True" && c.observed_generation == generation);
+    let before =
+        find(&old.conditions, READY).is_some_and(|c| c.status == "True" && c.observed_generation == generation);
     before || view.active().filter(|vm| vm.ready()).count() >= view.desired()
 }
 
@@ -110,7 +108,10 @@ fn progress(view: &PoolView, ready: usize, now: Timestamp) -> (String, String) {
         return (reason.clone(), format!("{count}; {message}"));
     }
     if view.history.healthy() == Some(false) {
-        return ("RegistrationFailing".into(), format!("{count}; new VMs do not register: {}", view.history.last_reason));
+        return (
+            "RegistrationFailing".into(),
+            format!("{count}; new VMs do not register: {}", view.history.last_reason),
+        );
     }
     if !view.groups.iter().any(|group| usable(group, now)) {
         return ("NoCapacity".into(), format!("{count}; no group can be asked for a VM now"));
@@ -122,9 +123,7 @@ fn checked(kind: &'static str, good: &str, check: &Check) -> Finding {
     match check {
         Check::Good => Finding::new(kind, true, good, ""),
         Check::Bad { reason, message } => Finding::new(kind, false, reason.clone(), message.clone()),
-        Check::Unknown { reason, message } => {
-            Finding::new(kind, State::Unknown, reason.clone(), message.clone())
-        }
+        Check::Unknown { reason, message } => Finding::new(kind, State::Unknown, reason.clone(), message.clone()),
     }
 }
 
@@ -171,7 +170,9 @@ fn capacity(view: &PoolView, now: Timestamp) -> Finding {
 fn registration(view: &PoolView) -> Finding {
     let history = &view.history;
     match history.healthy() {
-        None => Finding::new(REGISTRATION_HEALTHY, State::Unknown, "NothingYet", "no VM has registered or failed to yet"),
+        None => {
+            Finding::new(REGISTRATION_HEALTHY, State::Unknown, "NothingYet", "no VM has registered or failed to yet")
+        }
         Some(true) => Finding::new(REGISTRATION_HEALTHY, true, "Registering", ""),
         Some(false) => {
             let message = format!(

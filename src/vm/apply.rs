@@ -10,9 +10,9 @@ use tracing::info;
 
 use super::{
     Context, Error,
-    tell::{END_REASONS, word},
     memory::{Creation, Memory},
     plan::{End, Step},
+    tell::{END_REASONS, word},
 };
 use crate::{
     compute::{DeleteTarget, Group, groups::CreateError},

@@ -54,7 +54,7 @@ fn caller() -> Caller {
     }
 }
 
-fn list(id: Option<u64>, power: Power) -> Listed {
+fn list(id: Option<u64>, power: Power) -> Listing {
     let instance = Instance {
         name: "linux-a".into(),
         id: id.map(InstanceId),
@@ -64,10 +64,10 @@ fn list(id: Option<u64>, power: Power) -> Listed {
         action: GroupAction::None,
         errors: Vec::new(),
     };
-    Listed { asked_at: at(9), instances: [("linux-a".to_owned(), instance)].into() }
+    Listing { asked_at: at(9), instances: [("linux-a".to_owned(), instance)].into() }
 }
 
-fn running() -> Listed {
+fn running() -> Listing {
     list(Some(42), Power::Running)
 }
 
@@ -109,7 +109,7 @@ fn two_clocks_may_differ_by_a_minute() {
 
 #[test]
 fn a_list_without_the_instance_is_no_refusal_yet() {
-    let empty = Listed { asked_at: at(9), instances: BTreeMap::new() };
+    let empty = Listing { asked_at: at(9), instances: BTreeMap::new() };
     assert_eq!(decide(&caller(), &vm(json!({})), Some(&empty), at(10)), Decision::NotYet);
     let queued = list(None, Power::Absent);
     assert_eq!(decide(&caller(), &vm(json!({})), Some(&queued), at(10)), Decision::NotYet);

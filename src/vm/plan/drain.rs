@@ -92,8 +92,7 @@ fn never_asked(view: &VmView) -> bool {
 
 fn by_id(view: &VmView, id: i64, now: Timestamp, timing: &Timing) -> Registration {
     let busy = Wait { reason: "WaitingForJob", message: "a job runs; the VM goes when it has ended".into() };
-    let agent_busy =
-        view.agent.as_ref().is_some_and(|a| a.report.state == AgentState::Busy && a.report.exit.is_none());
+    let agent_busy = view.agent.as_ref().is_some_and(|a| a.report.state == AgentState::Busy && a.report.exit.is_none());
     if agent_busy && view.dead(now, timing).is_none() && view.memory.deletion.is_none() && !overdue(view, now) {
         // What the agent says is believed while it only makes us wait, and costs GitHub no call.
         return Registration::Wait(busy);
