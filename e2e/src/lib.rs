@@ -10,4 +10,7 @@
 //! ```
 
 pub mod faults;
+pub mod github;
+pub mod published;
+pub mod runner;
 pub mod server;
