@@ -104,6 +104,11 @@ pub enum Control {
         /// Whether it is refused.
         deprecated: bool,
     },
+    /// Lists of runners show what is true now until they are thawed; a runner asked for by id is never stale.
+    FreezeLists {
+        /// Whether they are frozen.
+        frozen: bool,
+    },
     /// Somebody else registers a runner.
     AddForeignRunner {
         /// Where.
@@ -134,6 +139,7 @@ impl Shared {
             Control::SkewClock { seconds } => self.clock.skew(seconds),
             Control::SetLimits { limits } => state.meter.set(limits),
             Control::DeprecateRunners { deprecated } => state.deprecated = deprecated,
+            Control::FreezeLists { frozen } => state.freeze(frozen),
             Control::AddForeignRunner { scope, name, online } => return Some(state.add_foreign(scope, name, online)),
         }
         None
@@ -147,6 +153,11 @@ impl state::State {
         self.jobs.insert(id, JobState::new(id, job));
         self.dispatch();
         JobId(id)
+    }
+
+    fn freeze(&mut self, frozen: bool) {
+        self.stale = None;
+        self.stale = frozen.then(|| self.listed());
     }
 
     fn drop_idle(&mut self, id: u64) {

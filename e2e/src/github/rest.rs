@@ -126,9 +126,10 @@ async fn list(State(sim): Sim, call: Call) -> Answer {
     let scope = call.scope();
     let state = sim.lock();
     state.groups(&call.who, &scope)?;
-    let named = |r: &&Registration| call.query("name").is_none_or(|name| r.name.eq_ignore_ascii_case(name));
-    let all = state.runners.values().filter(|r| r.scope == scope).filter(named);
-    let items: Vec<Value> = all.map(|r| r.json(state.online(r))).collect();
+    let named = |r: &Registration| call.query("name").is_none_or(|name| r.name.eq_ignore_ascii_case(name));
+    let all = state.listed();
+    let items: Vec<Value> =
+        all.iter().filter(|(r, _)| r.scope == scope && named(r)).map(|(r, online)| r.json(*online)).collect();
     Ok(call.page("runners", &items))
 }
 

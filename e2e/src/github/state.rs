@@ -53,6 +53,8 @@ pub(crate) struct State {
     pub(crate) sessions: HashMap<String, Session>,
     pub(crate) jobs: BTreeMap<u64, JobState>,
     pub(crate) deprecated: bool,
+    /// What lists show instead of the truth.
+    pub(crate) stale: Option<Vec<(Registration, bool)>>,
     last_id: u64,
     advanced: Instant,
 }
@@ -69,6 +71,7 @@ impl State {
             sessions: HashMap::new(),
             jobs: BTreeMap::new(),
             deprecated: false,
+            stale: None,
             last_id: 0,
             advanced: Instant::now(),
         }
@@ -110,6 +113,12 @@ impl State {
     pub(crate) fn online(&self, runner: &Registration) -> bool {
         let session = runner.session.as_ref().and_then(|id| self.sessions.get(id));
         runner.foreign.unwrap_or_else(|| session.is_some_and(|s| self.alive(s)))
+    }
+
+    /// What lists show: every runner and whether it is online.
+    pub(crate) fn listed(&self) -> Vec<(Registration, bool)> {
+        let truth = || self.runners.values().map(|r| (r.clone(), self.online(r))).collect();
+        self.stale.clone().unwrap_or_else(truth)
     }
 
     fn alive(&self, session: &Session) -> bool {

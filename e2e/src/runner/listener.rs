@@ -112,7 +112,7 @@ fn explain(refused: Refused) -> u8 {
         Refused::Stopped => exit::SUCCESS,
         Refused::Conflict => exit::SESSION_CONFLICT,
         Refused::Deleted => {
-            terminal::error(
+            terminal::line(
                 "Failed to create a session. The runner registration has been deleted from the server, please \
                  re-configure. Runner registrations are automatically deleted for runners that have not connected to \
                  the service recently.",

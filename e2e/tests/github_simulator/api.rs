@@ -201,6 +201,41 @@ async fn the_hostile_side_is_served_over_http_too() {
 }
 
 #[tokio::test]
+async fn a_frozen_list_shows_the_past_and_a_runner_by_id_the_present() {
+    let rig = rig().await;
+    let (id, _) = rig.register("one").await;
+    rig.sim.control(Control::FreezeLists { frozen: true });
+    assert_eq!(rig.delete(&format!("/orgs/acme/actions/runners/{id}")).await.status, 204);
+    assert_eq!(rig.get("/orgs/acme/actions/runners").await.body["total_count"], 1);
+    assert_eq!(rig.get(&format!("/orgs/acme/actions/runners/{id}")).await.status, 404);
+    rig.sim.control(Control::FreezeLists { frozen: false });
+    assert_eq!(rig.get("/orgs/acme/actions/runners").await.body["total_count"], 0);
+}
+
+#[tokio::test]
+async fn a_lost_reply_leaves_the_registration_behind() {
+    let rig = rig().await;
+    rig.sim.server().faults.add(Rule::path("generate-jitconfig", Action::LoseReply).times(1));
+    let body = json!({"name": "one", "runner_group_id": 1, "labels": ["linux"]});
+    let path = "/orgs/acme/actions/runners/generate-jitconfig";
+    assert!(rig.try_send(Method::POST, path, body.clone()).await.is_none());
+    assert_eq!(rig.post(path, body).await.status, 409);
+}
+
+#[tokio::test]
+async fn standing_alone_it_says_all_a_client_needs() {
+    let alone = miglet_e2e::github::standalone().await.expect("it starts");
+    let told = serde_json::to_value(&alone).expect("JSON");
+    for key in ["endpoint", "org", "repository", "app_id", "installation_id", "private_key_file", "token"] {
+        assert!(told.get(key).is_some_and(|v| !v.is_null()), "{key} is missing: {told}");
+    }
+    let file = alone.private_key_file.clone();
+    assert!(std::fs::read_to_string(&file).expect("readable").starts_with("-----BEGIN RSA PRIVATE KEY-----"));
+    drop(alone);
+    assert!(!file.exists());
+}
+
+#[tokio::test]
 async fn a_registration_nobody_used_is_dropped() {
     let options = GithubOptions { unused_after: Duration::from_millis(300), ..GithubOptions::default() };
     let rig = rig_with(options).await;

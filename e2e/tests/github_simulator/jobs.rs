@@ -227,5 +227,7 @@ async fn a_second_listener_of_one_registration_gives_up() {
     first.until("Listening for Jobs").await;
     let mut second = Runner::start(id, &jit, &[]);
     assert_eq!(second.exit().await, 5);
-    assert!(second.complaints().await.contains("A session for this runner already exists."));
+    let said = second.seen.join("\n");
+    assert!(said.contains("A session for this runner already exists."), "{said}");
+    assert!(said.contains("Stop retry on SessionConflictException after retried for 0 seconds."), "{said}");
 }

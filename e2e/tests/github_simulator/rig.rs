@@ -1,6 +1,6 @@
 //! A simulator, a client for its REST API, and runners as child processes.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{process::Stdio, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -18,27 +18,27 @@ use tokio::{
 };
 
 /// Nothing here takes longer.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// An answer of the REST API.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Value,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
 }
 
 /// A simulator with the organization acme, its repository acme/app, and a personal token.
-pub struct Rig {
-    pub sim: GithubSim,
-    pub token: String,
+pub(crate) struct Rig {
+    pub(crate) sim: GithubSim,
+    pub(crate) token: String,
 }
 
-pub async fn rig() -> Rig {
+pub(crate) async fn rig() -> Rig {
     rig_with(GithubOptions { poll: Duration::from_millis(300), ..GithubOptions::default() }).await
 }
 
-pub async fn rig_with(options: GithubOptions) -> Rig {
+pub(crate) async fn rig_with(options: GithubOptions) -> Rig {
     let sim = GithubSim::start(options).await.expect("the simulator starts");
     sim.add_org("acme");
     sim.add_repository("acme/app");
@@ -48,19 +48,28 @@ pub async fn rig_with(options: GithubOptions) -> Rig {
 
 /// The Unix time.
 #[allow(clippy::disallowed_methods, reason = "a test makes tokens with times of its own")]
-pub fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
 /// A JWT as an App signs it.
-pub fn jwt(app: &AppCredentials, claims: &Value) -> String {
+pub(crate) fn jwt(app: &AppCredentials, claims: &Value) -> String {
     let key = EncodingKey::from_rsa_pem(app.private_key_pem.as_bytes()).expect("the key is a PEM");
     jsonwebtoken::encode(&Header::new(Algorithm::RS256), claims, &key).expect("it can be signed")
 }
 
 impl Rig {
     /// A request with any credential.
-    pub async fn send(&self, method: Method, path: &str, bearer: &str, body: Option<Value>) -> Answer {
+    pub(crate) async fn send(&self, method: Method, path: &str, bearer: &str, body: Option<Value>) -> Answer {
+        self.attempt(method, path, bearer, body).await.expect("an answer")
+    }
+
+    /// A request that may get no answer.
+    pub(crate) async fn try_send(&self, method: Method, path: &str, body: Value) -> Option<Answer> {
+        self.attempt(method, path, &self.token, Some(body)).await
+    }
+
+    async fn attempt(&self, method: Method, path: &str, bearer: &str, body: Option<Value>) -> Option<Answer> {
         let http: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
         let bytes = body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.sim.url()));
@@ -68,27 +77,27 @@ impl Rig {
             request = request.header("authorization", format!("Bearer {bearer}"));
         }
         let request = request.header("content-type", "application/json").body(Full::new(bytes)).expect("a request");
-        let response = tokio::time::timeout(LIMIT, http.request(request)).await.expect("in time").expect("an answer");
+        let response = tokio::time::timeout(LIMIT, http.request(request)).await.expect("in time").ok()?;
         let (parts, body) = response.into_parts();
-        let bytes = body.collect().await.expect("a body").to_bytes();
+        let bytes = body.collect().await.ok()?.to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        Answer { status: parts.status, headers: parts.headers, body }
+        Some(Answer { status: parts.status, headers: parts.headers, body })
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, &self.token, None).await
     }
 
-    pub async fn post(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
         self.send(Method::POST, path, &self.token, Some(body)).await
     }
 
-    pub async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.send(Method::DELETE, path, &self.token, None).await
     }
 
     /// Registers a runner in acme; its id and JIT config.
-    pub async fn register(&self, name: &str) -> (u64, String) {
+    pub(crate) async fn register(&self, name: &str) -> (u64, String) {
         let body = json!({"name": name, "runner_group_id": 1, "labels": ["self-hosted", "linux", "x64"]});
         let answer = self.post("/orgs/acme/actions/runners/generate-jitconfig", body).await;
         assert_eq!(answer.status, 201, "{answer:?}");
@@ -97,7 +106,7 @@ impl Rig {
     }
 
     /// Registers a runner and starts it; returns once it listens.
-    pub async fn runner(&self, name: &str) -> Runner {
+    pub(crate) async fn runner(&self, name: &str) -> Runner {
         let (id, jit) = self.register(name).await;
         let mut runner = Runner::start(id, &jit, &[]);
         runner.until("Listening for Jobs").await;
@@ -105,7 +114,7 @@ impl Rig {
     }
 
     /// Waits until something is so.
-    pub async fn until(&self, what: &str, condition: impl Fn(&GithubSim) -> bool) {
+    pub(crate) async fn until(&self, what: &str, condition: impl Fn(&GithubSim) -> bool) {
         let wait = async {
             while !condition(&self.sim) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -116,22 +125,22 @@ impl Rig {
 }
 
 /// A runner process; killed when dropped.
-pub struct Runner {
-    pub id: u64,
-    pub folder: tempfile::TempDir,
-    pub child: Child,
-    pub seen: Vec<String>,
+pub(crate) struct Runner {
+    pub(crate) id: u64,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) child: Child,
+    pub(crate) seen: Vec<String>,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Runner {
-    pub fn start(id: u64, jit: &str, environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(id: u64, jit: &str, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         runner::install(folder.path()).expect("a runner");
         Self::start_in(folder, id, jit, environment)
     }
 
-    pub fn start_in(folder: tempfile::TempDir, id: u64, jit: &str, environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_in(folder: tempfile::TempDir, id: u64, jit: &str, environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(folder.path().join("bin/Runner.Listener"));
         command.arg("run").env("ACTIONS_RUNNER_INPUT_JITCONFIG", jit).envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -141,7 +150,7 @@ impl Runner {
     }
 
     /// Reads lines until one contains this.
-    pub async fn until(&mut self, text: &str) {
+    pub(crate) async fn until(&mut self, text: &str) {
         loop {
             let line = tokio::time::timeout(LIMIT, self.lines.next_line()).await;
             let line = line.unwrap_or_else(|_| panic!("{text:?} was not printed in time: {:?}", self.seen));
@@ -154,7 +163,7 @@ impl Runner {
     }
 
     /// Waits for its end; the exit code.
-    pub async fn exit(&mut self) -> i32 {
+    pub(crate) async fn exit(&mut self) -> i32 {
         let status = tokio::time::timeout(LIMIT, self.child.wait()).await.expect("it ends").expect("a status");
         while let Ok(Ok(Some(line))) = tokio::time::timeout(Duration::from_secs(1), self.lines.next_line()).await {
             self.seen.push(line);
@@ -163,23 +172,19 @@ impl Runner {
     }
 
     /// Everything it said on stderr; after its end.
-    pub async fn complaints(&mut self) -> String {
+    pub(crate) async fn complaints(&mut self) -> String {
         let mut text = String::new();
         let mut from = self.child.stderr.take().expect("a pipe");
         tokio::io::AsyncReadExt::read_to_string(&mut from, &mut text).await.expect("readable");
         text
     }
 
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = self.child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)).expect("it runs");
         rustix::process::kill_process(pid, signal).expect("it can be signalled");
     }
 
-    pub fn has(&self, file: &str) -> bool {
+    pub(crate) fn has(&self, file: &str) -> bool {
         self.folder.path().join(file).exists()
-    }
-
-    pub fn root(&self) -> &Path {
-        self.folder.path()
     }
 }

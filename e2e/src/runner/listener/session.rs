@@ -71,11 +71,11 @@ async fn keep_opening(client: &Client) -> Result<String, Refused> {
         match answer.status {
             StatusCode::CONFLICT => {
                 let rules: Conflict = answer.json().unwrap_or_default();
-                terminal::error("A session for this runner already exists.");
+                terminal::line("A session for this runner already exists.");
                 let (limit, pause) = (rules.limit_millis, Duration::from_millis(rules.retry_millis));
                 if waited >= Duration::from_millis(limit) {
                     let seconds = limit / 1000;
-                    terminal::error(&format!(
+                    terminal::line(&format!(
                         "Stop retry on SessionConflictException after retried for {seconds} seconds."
                     ));
                     return Err(Refused::Conflict);
