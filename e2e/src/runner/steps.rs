@@ -27,6 +27,11 @@ const PATIENCE: [Duration; 2] = [Duration::from_millis(7500), Duration::from_mil
 /// A daemon may hold the pipes after the script's end: they are read for this long.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// Times left-over processes are looked for, at most.
+const LOOKS: u32 = 10;
+/// Pause between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+
 /// How a script ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -100,20 +105,29 @@ impl Shell {
         }
     }
 
-    /// Kills what the job left running, told by an environment variable it was born with.
-    pub(super) fn clean_up(&self, tracking: &str) {
-        let wanted = format!("RUNNER_TRACKING_ID={tracking}");
-        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-        for pid in pids.filter(|pid| u32::try_from(*pid).is_ok_and(|pid| pid != std::process::id())) {
-            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            if environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
-                && let Some(pid) = Pid::from_raw(pid)
-            {
-                kill_process(pid, Signal::KILL).unwrap_or_default();
+    /// Kills what the job left running. A process may fork, or be in the middle of an exec and show no environment:
+    /// so until a later look finds nothing.
+    pub(super) async fn clean_up(&self, tracking: &str) {
+        for _ in 0..LOOKS {
+            let killed = kill_marked(tracking);
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            if !killed && !kill_marked(tracking) {
+                return;
             }
         }
     }
+}
+
+/// Kills processes that carry this tracking id, which they were born with; whether there was one.
+fn kill_marked(tracking: &str) -> bool {
+    let wanted = format!("RUNNER_TRACKING_ID={tracking}");
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+    let marked = pids.filter(|pid| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
+    });
+    marked.filter_map(Pid::from_raw).filter(|pid| kill_process(*pid, Signal::KILL).is_ok()).count() > 0
 }
 
 /// Waits for an order that was not yet obeyed.

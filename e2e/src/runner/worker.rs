@@ -98,7 +98,7 @@ impl Job {
                 End::Failed
             }
         };
-        self.shell.clean_up(&self.tracking);
+        self.shell.clean_up(&self.tracking).await;
         let conclusion = match end {
             End::Succeeded => Conclusion::Succeeded,
             End::Failed | End::Stopped(Orders::Shutdown) => Conclusion::Failed,
@@ -129,7 +129,7 @@ impl Job {
         let end = self.shell.run(script).await;
         if crash {
             // As a crash in the middle would: the steps had their effect, nobody reports it.
-            self.shell.clean_up(&self.tracking);
+            self.shell.clean_up(&self.tracking).await;
             std::process::abort();
         }
         end

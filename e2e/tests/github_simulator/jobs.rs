@@ -207,7 +207,7 @@ async fn floods_and_daemons_do_not_change_the_result() {
 async fn what_a_job_leaves_running_is_killed_at_its_end() {
     let rig = rig().await;
     let mut runner = rig.runner("one").await;
-    let job = rig.sim.queue_job(steps("setsid sleep 300 >/dev/null 2>&1 & echo pid=$!"));
+    let job = rig.sim.queue_job(steps("setsid sleep 40 >/dev/null 2>&1 & echo pid=$!"));
     let job = rig.sim.wait_job(job, LIMIT).await.expect("the job ends");
     assert_eq!(runner.exit().await, 0);
     let pid = job.output.trim().trim_start_matches("pid=");
