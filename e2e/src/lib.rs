@@ -13,6 +13,8 @@
 pub mod compute;
 pub mod control_plane;
 pub mod faults;
+pub mod github;
 pub mod proxy;
 pub mod published;
+pub mod runner;
 pub mod server;

@@ -7,6 +7,7 @@
 //! Without the client the check is skipped with a loud line, unless `MIGLET_REQUIRE_PUBLISHED` is set.
 
 pub mod discovery;
+pub mod openapi;
 
 use std::{
     env,
