@@ -14,7 +14,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// The next wait, somewhere in the window.
-    pub fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         Duration::from_millis(rand::random_range(0..=self.window()))
     }
 
@@ -40,6 +40,6 @@ mod tests {
         let windows: Vec<u64> = (0..7).map(|_| backoff.window()).collect();
         assert_eq!(windows, [1000, 2000, 4000, 8000, 16000, 30000, 30000]);
         backoff.reset();
-        assert!(backoff.next() <= Duration::from_secs(1));
+        assert!(backoff.wait() <= Duration::from_secs(1));
     }
 }

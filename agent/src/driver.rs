@@ -147,7 +147,7 @@ impl Driver {
         loop {
             let input = tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Detached),
-                Ok(()) = snapshots.changed() => snapshots.borrow_and_update().clone().map(Input::Runner),
+                Ok(()) = snapshots.changed() => snapshots.borrow_and_update().clone().map(|r| Input::Runner(Box::new(r))),
                 Some(input) = inputs.recv() => Some(input),
             };
             let Some(input) = input else { continue };

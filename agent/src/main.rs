@@ -122,7 +122,7 @@ async fn load(flags: &Flags) -> Result<Settings, SettingsError> {
         match settings::load(flags, |name| std::env::var(name).ok()).await {
             Err(SettingsError::Metadata(error)) => {
                 tracing::warn!(%error, "cannot read the settings yet");
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.wait()).await;
             }
             other => return other,
         }

@@ -75,7 +75,7 @@ pub enum Input {
         error: String,
     },
     /// The runner's newest snapshot.
-    Runner(Runner),
+    Runner(Box<Runner>),
 }
 
 /// What an operator can want.
@@ -172,7 +172,7 @@ pub fn plan(mut state: State, input: Input) -> (State, Vec<Effect>) {
             state.runner = Some(runner.failed(&error));
             effects.push(answer(&mut state, command_id, Some(error)));
         }
-        Input::Runner(runner) => take(&mut state, runner),
+        Input::Runner(runner) => take(&mut state, *runner),
     }
     if state.shutdown && !state.has_live_runner() {
         effects.push(Effect::PowerOff);

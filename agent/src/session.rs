@@ -97,7 +97,7 @@ impl Session {
                 }
                 Err(error) => error,
             };
-            let (error, wait) = (words(&error), backoff.next());
+            let (error, wait) = (words(&error), backoff.wait());
             tracing::warn!(error, retry_in_ms = wait.as_millis(), "no session");
             if self.inputs.send(Input::Disconnected { error: error.clone() }).await.is_err() {
                 return;

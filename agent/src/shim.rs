@@ -102,7 +102,7 @@ pub async fn run(args: ShimArgs) -> Result<(), ShimError> {
     let jit = read_jit().await;
     supervision::Supervision::new(paths.clone(), shared, publish, orders)
         .map_err(failed("watch its children"))?
-        .to_the_end(jit)
+        .finish(jit)
         .await;
     hooks.abort();
     // The record is on disk; connected agents get a moment to take the last snapshot from the socket.

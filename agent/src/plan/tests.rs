@@ -49,7 +49,7 @@ fn each_state_of_the_protocol_follows_from_what_is_known() {
     let drained = |state| step(state, command("d", Command::Drain)).0.standing();
     assert_eq!(drained(with_runner(Phase::Listening)), Standing::Draining);
     assert_eq!(drained(connected()), Standing::Draining);
-    let ended = |kind| step(with_runner(Phase::Busy), Input::Runner(exited(kind))).0.standing();
+    let ended = |kind| step(with_runner(Phase::Busy), Input::Runner(exited(kind).into())).0.standing();
     assert_eq!(ended(ExitKind::JobDone), Standing::ShuttingDown);
     assert_eq!(ended(ExitKind::Failed), Standing::Error);
 }
@@ -63,9 +63,10 @@ fn a_lost_session_changes_nothing_about_a_runner() {
 
 #[test]
 fn a_second_registration_is_refused_whatever_became_of_the_first() {
-    for first in
-        [with_runner(Phase::Listening), step(with_runner(Phase::Busy), Input::Runner(exited(ExitKind::WithoutJob))).0]
-    {
+    for first in [
+        with_runner(Phase::Listening),
+        step(with_runner(Phase::Busy), Input::Runner(exited(ExitKind::WithoutJob).into())).0,
+    ] {
         let (_, effects) = step(first, register("r2"));
         assert_eq!(refusals(&effects), [true]);
         assert!(!has(&effects, |e| matches!(e, Effect::Launch(_))));
@@ -123,7 +124,7 @@ fn a_shutdown_waits_for_the_runner_and_then_powers_off() {
     let (state, effects) = step(with_runner(Phase::Busy), command("s", Command::Shutdown));
     assert!(!has(&effects, off));
     assert_eq!(state.standing(), Standing::JobRunning);
-    let (state, effects) = step(state, Input::Runner(exited(ExitKind::JobDone)));
+    let (state, effects) = step(state, Input::Runner(exited(ExitKind::JobDone).into()));
     assert!(has(&effects, off));
     assert_eq!(state.standing(), Standing::ShuttingDown);
     assert!(has(&step(connected(), command("s", Command::Shutdown)).1, off));
@@ -132,10 +133,10 @@ fn a_shutdown_waits_for_the_runner_and_then_powers_off() {
 #[test]
 fn an_end_stays_the_end_and_busy_never_returns_to_idle() {
     let (state, _) =
-        step(with_runner(Phase::Busy), Input::Runner(Runner { phase: Phase::Listening, ..Runner::default() }));
+        step(with_runner(Phase::Busy), Input::Runner(Runner { phase: Phase::Listening, ..Runner::default() }.into()));
     assert_eq!(state.standing(), Standing::JobRunning);
-    let (state, _) = step(state, Input::Runner(exited(ExitKind::JobDone)));
-    let (state, _) = step(state, Input::Runner(exited(ExitKind::Failed)));
+    let (state, _) = step(state, Input::Runner(exited(ExitKind::JobDone).into()));
+    let (state, _) = step(state, Input::Runner(exited(ExitKind::Failed).into()));
     assert_eq!(state.standing(), Standing::ShuttingDown);
 }
 

@@ -117,7 +117,7 @@ async fn read_hook(stream: UnixStream) -> Option<hook::Message> {
 /// A fresh socket, for this user only.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => UnixListener::bind(path),
     }
 }

@@ -96,7 +96,7 @@ impl Supervision {
     }
 
     /// Runs the listener until there is nothing more to run, and writes down how it ended.
-    pub(super) async fn to_the_end(mut self, jit: Option<SecretString>) {
+    pub(super) async fn finish(mut self, jit: Option<SecretString>) {
         let end = match jit {
             Some(jit) => self.supervise(&jit).await,
             None => failure("the registration never arrived: the agent ended while it handed it over"),
@@ -145,7 +145,7 @@ impl Supervision {
         if !matches!(code, 3 | 4) {
             kill_all().await;
         }
-        finish(readers).await;
+        read_out(readers).await;
         self.tell();
         Ok(code)
     }
@@ -225,7 +225,7 @@ impl Supervision {
 }
 
 /// What is still in the pipes is read; what never ends is left.
-async fn finish(readers: Vec<JoinHandle<()>>) {
+async fn read_out(readers: Vec<JoinHandle<()>>) {
     let deadline = Instant::now() + EOF_DEADLINE;
     for mut reader in readers {
         if timeout(deadline.saturating_duration_since(Instant::now()), &mut reader).await.is_err() {

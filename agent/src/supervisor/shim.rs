@@ -58,7 +58,7 @@ impl Shim {
     fn follow(&self, registration: Registration) {
         if let Some(orders) = self.unfollowed.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let follower = Follower { paths: self.paths.clone(), publish: self.publish.clone(), orders, registration };
-            tokio::spawn(follower.to_the_end());
+            tokio::spawn(follower.follow());
         }
     }
 
@@ -131,7 +131,7 @@ struct Follower {
 }
 
 impl Follower {
-    async fn to_the_end(mut self) {
+    async fn follow(mut self) {
         let begun = Instant::now();
         loop {
             if let Ok(stream) = UnixStream::connect(self.paths.shim_socket()).await {
