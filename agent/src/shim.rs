@@ -74,6 +74,12 @@ pub enum ShimError {
     Record(#[from] RecordError),
 }
 
+impl ShimError {
+    fn in_full(&self) -> String {
+        std::error::Error::source(self).map_or_else(|| self.to_string(), |source| format!("{self}: {source}"))
+    }
+}
+
 /// Maps an I/O error to what was tried.
 fn failed(action: &'static str) -> impl FnOnce(std::io::Error) -> ShimError {
     move |source| ShimError::Io { action, source }
@@ -82,7 +88,7 @@ fn failed(action: &'static str) -> impl FnOnce(std::io::Error) -> ShimError {
 /// Supervises one runner to its end.
 ///
 /// # Errors
-/// When it could not even begin; the runner's own failures are its record.
+/// When it could not even begin, which its record says too; the runner's own failures are only there.
 pub async fn run(args: ShimArgs) -> Result<(), ShimError> {
     detach()?;
     let paths = Paths { state: args.state_dir, data: args.data_dir, runner: args.runner_dir };
@@ -93,11 +99,20 @@ pub async fn run(args: ShimArgs) -> Result<(), ShimError> {
         ..Runner::default()
     };
     record::write(&paths.runner_record(), &runner)?;
+    let done = supervise(&paths, runner.clone()).await;
+    if let Err(error) = &done {
+        record::write(&paths.runner_record(), &runner.failed(&error.in_full()))?;
+    }
+    std::fs::remove_file(paths.shim_socket()).ok();
+    done
+}
+
+async fn supervise(paths: &Paths, runner: Runner) -> Result<(), ShimError> {
     let (orders_in, orders) = mpsc::channel(8);
     let shared = supervision::Shared::new(runner.clone());
     let (publish, snapshots) = tokio::sync::watch::channel(runner);
     let agents = server::serve_agents(&paths.shim_socket(), snapshots, orders_in).map_err(failed("open its socket"))?;
-    install_hooks(&paths).map_err(failed("write the hook scripts"))?;
+    install_hooks(paths).map_err(failed("write the hook scripts"))?;
     let hooks = server::serve_hooks(&paths.hook_socket(), shared.clone()).map_err(failed("open the hook socket"))?;
     let jit = read_jit().await;
     supervision::Supervision::new(paths.clone(), shared, publish, orders)
@@ -107,7 +122,6 @@ pub async fn run(args: ShimArgs) -> Result<(), ShimError> {
     hooks.abort();
     // The record is on disk; connected agents get a moment to take the last snapshot from the socket.
     timeout(Duration::from_secs(2), agents.drained()).await.ok();
-    std::fs::remove_file(paths.shim_socket()).ok();
     Ok(())
 }
 

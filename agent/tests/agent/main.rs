@@ -1,6 +1,8 @@
 //! The real agent, shim and hook against an operator, a metadata server and a scripted runner.
 
+#[cfg(test)]
 mod operator;
+#[cfg(test)]
 mod world;
 
 use std::{sync::Arc, time::Duration};
@@ -71,6 +73,7 @@ async fn a_machine_lives_from_hello_to_power_off() {
     eventually("rid of the shim", || !shim.is_alive()).await;
     // Only the scripted runner itself wrote it down.
     assert_eq!(world.files_with(JIT), [world.paths.runner.join("jit")]);
+    assert!(world.files_with("token for").is_empty());
 }
 
 #[tokio::test]
@@ -166,7 +169,8 @@ async fn a_restarted_operator_gets_the_snapshot_in_the_hello() {
     world.touch("go");
     session.until("named", |s| s.report.job.as_ref().is_some_and(|j| !j.repository.is_empty())).await;
     let address = operator.address.to_string();
-    drop((session, operator));
+    drop(session);
+    operator.stop().await;
     let mut operator = Operator::start(&world.identity, &address).await;
     let session = operator.session().await;
     let report = session.hello.report.clone().unwrap();
@@ -222,6 +226,19 @@ async fn a_runner_that_cannot_start_is_a_failure_that_says_why() {
 }
 
 #[tokio::test]
+async fn a_shim_that_cannot_begin_says_why() {
+    let world = World::new(RUNNER).await;
+    std::fs::write(&world.paths.data, "not a directory").unwrap();
+    let mut operator = world.operator().await;
+    let _agent = world.agent(&operator);
+    let mut session = operator.session().await;
+    session.register("r1", JIT).await;
+    session.until_state(AgentState::Error).await;
+    let detail = session.report.exit.clone().unwrap().detail;
+    assert!(detail.contains("write the hook scripts"), "{detail}");
+}
+
+#[tokio::test]
 async fn a_runner_is_started_again_after_its_own_update() {
     let update =
         "#!/bin/bash\nif [ ! -e updated ]; then touch updated; (sleep 0.2; touch update.finished) & exit 3; fi\n";
@@ -247,7 +264,8 @@ async fn a_shim_that_is_killed_never_costs_the_running_job() {
     let runner = world.record().unwrap();
     let listener = runner.listener.unwrap();
     runner.shim.unwrap().signal(Signal::KILL);
-    session.until("a heartbeat after it", |s| s.report.health.is_some()).await;
+    let before = session.reports;
+    session.until("two heartbeats after it", |s| s.reports >= before + 2).await;
     assert!(listener.is_alive() && session.report.exit.is_none());
     world.touch("end");
     session.until_state(AgentState::Error).await;
@@ -265,7 +283,7 @@ async fn a_refused_agent_says_why_and_keeps_trying() {
     })
     .await;
     let address = operator.address.to_string();
-    drop(operator);
+    operator.stop().await;
     let mut operator = Operator::start(&world.identity, &address).await;
     operator.session().await;
     assert!(agent.try_wait().unwrap().is_none());

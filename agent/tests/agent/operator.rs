@@ -78,6 +78,8 @@ pub(crate) struct Session {
     pub(crate) thumbprint: String,
     /// Newest report.
     pub(crate) report: Report,
+    /// How many there were.
+    pub(crate) reports: usize,
     /// Every ack so far.
     pub(crate) acks: Vec<v1::CommandAck>,
     incoming: Streaming<v1::AgentMessage>,
@@ -113,6 +115,12 @@ impl Operator {
         Self { address, sessions, task }
     }
 
+    /// Ends it and frees its port.
+    pub(crate) async fn stop(mut self) {
+        self.task.abort();
+        (&mut self.task).await.ok();
+    }
+
     pub(crate) async fn session(&mut self) -> Session {
         timeout(PATIENCE, self.sessions.recv()).await.expect("an agent calls in").expect("running")
     }
@@ -141,7 +149,7 @@ impl Session {
         let wait = async {
             while !holds(self) {
                 match self.incoming.message().await.expect("session is open").and_then(|m| m.message) {
-                    Some(Message::Report(report)) => self.report = report,
+                    Some(Message::Report(report)) => (self.report, self.reports) = (report, self.reports + 1),
                     Some(Message::Ack(ack)) => self.acks.push(ack),
                     other => panic!("unexpected message {other:?}"),
                 }
@@ -200,7 +208,7 @@ impl AgentService for Service {
         let welcome = OperatorMessage { message: Some(operator_message::Message::Welcome(welcome)) };
         outgoing.send(Ok(welcome)).await.expect("room");
         let report = hello.report.clone().unwrap_or_default();
-        let session = Session { hello, thumbprint, report, acks: vec![], incoming, outgoing };
+        let session = Session { hello, thumbprint, report, reports: 0, acks: vec![], incoming, outgoing };
         self.opened.send(session).await.expect("the test listens");
         Ok(Response::new(ReceiverStream::new(messages)))
     }
