@@ -167,7 +167,7 @@ impl Driver {
             self.publish();
             for effect in effects {
                 match effect {
-                    Effect::Answer(answer) => self.answer(answer).await,
+                    Effect::Answer(answer) => self.answer(answer),
                     Effect::Launch(launch) => queue.push_back(self.launch(launch).await),
                     Effect::StopIdle => self.ports.supervisor.stop_idle().await,
                     Effect::PowerOff => power_off = true,
@@ -187,11 +187,11 @@ impl Driver {
         self.statuses.send_replace(Status::of(&self.state, &self.sources));
     }
 
-    async fn answer(&self, answer: Answer) {
+    fn answer(&self, answer: Answer) {
         tracing::info!(command = answer.command_id, refused = answer.refusal, "command answered");
         if let Some(answers) = &self.answers {
-            // The session's end empties the channel; the operator asks again.
-            answers.send(answer).await.ok();
+            // Never waits: session and driver would wait for each other. An answer too many is asked for again.
+            answers.try_send(answer).ok();
         }
     }
 

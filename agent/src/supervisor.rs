@@ -1,4 +1,4 @@
-//! The port to whatever runs the runner. Its real form is the [`shim`]; measurements put a simulated one in its place.
+//! The port to whatever runs the runner. Its real form is [`Shim`]; measurements put a simulated one in its place.
 
 mod shim;
 

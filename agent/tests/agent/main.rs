@@ -239,6 +239,18 @@ async fn a_shim_that_cannot_begin_says_why() {
 }
 
 #[tokio::test]
+async fn a_runner_that_stumbles_before_its_job_is_tried_again() {
+    let stumble = "#!/bin/bash\nif [ ! -e stumbled ]; then touch stumbled; exit 2; fi\n";
+    let world = World::new(&RUNNER.replace("#!/bin/bash\n", stumble)).await;
+    let mut operator = world.operator().await;
+    let _agent = world.agent(&operator);
+    let mut session = operator.session().await;
+    session.register("r1", JIT).await;
+    session.until_state(AgentState::Idle).await;
+    assert_eq!(world.runner_file("jit").as_deref(), Some(JIT));
+}
+
+#[tokio::test]
 async fn a_runner_is_started_again_after_its_own_update() {
     let update =
         "#!/bin/bash\nif [ ! -e updated ]; then touch updated; (sleep 0.2; touch update.finished) & exit 3; fi\n";
