@@ -1,1 +1,37 @@
-//! stub
+//! The Miglet agent: a kubelet for one GitHub Actions runner.
+//!
+//! ```text
+//!  operator <== one gRPC stream over TLS ==> session --inputs--> driver --effects--> supervisor, machine
+//!                                               ^-- reports, answers --'  (asks the pure plan)   |
+//!                                                                          miglet shim <---------'
+//!                                                                               '-- bin/Runner.Listener
+//! ```
+//!
+//! The agent proves who it is, receives one registration that exists nowhere else, has the shim run the runner, and
+//! reports the whole state whenever it changes. The shim outlives the agent, so an agent may crash, restart or be
+//! upgraded in mid-job. [`run`] is the whole agent; `miglet` is a command line around it.
+
+pub mod backoff;
+pub mod clock;
+pub mod driver;
+pub mod durable;
+pub mod health;
+pub mod hook;
+pub mod key;
+pub mod lines;
+pub mod machine;
+pub mod metadata;
+pub mod paths;
+pub mod plan;
+pub mod process;
+pub mod record;
+pub mod runner;
+pub mod session;
+pub mod settings;
+pub mod shim;
+pub mod status;
+pub mod supervisor;
+pub mod tls;
+pub mod wire;
+
+pub use driver::{AgentError, Ended, Ports, run};

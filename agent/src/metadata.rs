@@ -1,0 +1,110 @@
+//! The instance metadata server: attributes, identity tokens, and the guest attribute that tells why a VM never
+//! called in. Plain HTTP/1 to one host, a connection a request: it is asked a handful of times in a VM's life.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use secrecy::SecretString;
+use tokio::{net::TcpStream, time::timeout};
+
+/// Where every Compute Engine instance finds it.
+pub const DEFAULT_HOST: &str = "metadata.google.internal";
+/// The agent's last error, readable from outside with `getGuestAttributes`.
+const STATUS_PATH: &str = "instance/guest-attributes/miglet/status";
+const TIMEOUT: Duration = Duration::from_secs(10);
+const BODY_LIMIT: usize = 64 * 1024;
+
+/// A client for one metadata server.
+#[derive(Clone, Debug)]
+pub struct Metadata {
+    host: String,
+}
+
+/// The metadata server did not give what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {method} {path} at the metadata server {host}: {reason}")]
+pub struct MetadataError {
+    method: Method,
+    path: String,
+    host: String,
+    reason: String,
+}
+
+impl Metadata {
+    /// A client for `host` or `host:port`.
+    #[must_use]
+    pub fn new(host: impl Into<String>) -> Self {
+        Self { host: host.into() }
+    }
+
+    /// An instance attribute; `None` when it is not set.
+    ///
+    /// # Errors
+    /// When the server does not answer properly.
+    pub async fn attribute(&self, name: &str) -> Result<Option<String>, MetadataError> {
+        let path = format!("instance/attributes/{name}");
+        match self.call(Method::GET, &path, String::new()).await? {
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (StatusCode::OK, text) => Ok(Some(text)),
+            (status, _) => Err(self.error(Method::GET, &path, status)),
+        }
+    }
+
+    /// A fresh identity token of the instance, for this audience.
+    ///
+    /// # Errors
+    /// When the server does not give one; without a service account there is none.
+    pub async fn identity_token(&self, audience: &str) -> Result<SecretString, MetadataError> {
+        let query = form_urlencoded::Serializer::new(String::new())
+            .append_pair("audience", audience)
+            .append_pair("format", "full")
+            .finish();
+        let path = "instance/service-accounts/default/identity";
+        match self.call(Method::GET, &format!("{path}?{query}"), String::new()).await? {
+            (StatusCode::OK, token) => Ok(SecretString::from(token.trim())),
+            (status, _) => Err(self.error(Method::GET, path, status)),
+        }
+    }
+
+    /// Leaves a line for people who wonder why this VM never called in.
+    ///
+    /// # Errors
+    /// When the server does not take it; guest attributes may be switched off.
+    pub async fn put_status(&self, text: &str) -> Result<(), MetadataError> {
+        let (status, _) = self.call(Method::PUT, STATUS_PATH, text.to_owned()).await?;
+        if status.is_success() { Ok(()) } else { Err(self.error(Method::PUT, STATUS_PATH, status)) }
+    }
+
+    async fn call(&self, method: Method, path: &str, body: String) -> Result<(StatusCode, String), MetadataError> {
+        let answer = timeout(TIMEOUT, self.exchange(&method, path, body)).await;
+        let answer = answer.unwrap_or_else(|_| Err(format!("no answer in {} s", TIMEOUT.as_secs()).into()));
+        answer.map_err(|error| self.error(method, path, error))
+    }
+
+    async fn exchange(&self, method: &Method, path: &str, body: String) -> Result<(StatusCode, String), BoxError> {
+        let address = if self.host.contains(':') { self.host.clone() } else { format!("{}:80", self.host) };
+        let stream = TcpStream::connect(address).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let connection = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/computeMetadata/v1/{path}"))
+            .header(header::HOST, &self.host)
+            .header("metadata-flavor", "Google")
+            .body(Full::new(Bytes::from(body)))?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let bytes = Limited::new(response.into_body(), BODY_LIMIT).collect().await?.to_bytes();
+        connection.abort();
+        Ok((status, String::from_utf8(bytes.to_vec())?))
+    }
+
+    fn error(&self, method: Method, path: &str, reason: impl fmt::Display) -> MetadataError {
+        MetadataError { method, path: path.to_owned(), host: self.host.clone(), reason: reason.to_string() }
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;

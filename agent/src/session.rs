@@ -1,0 +1,229 @@
+//! The one stream to the operator, for as long as the agent lives: attest, say hello, report, obey, come back.
+//!
+//! Reports are level-based: only the newest state is ever waiting to be sent, so neither a slow nor an absent operator
+//! makes the agent grow. Answers to commands are lost with their session; the operator asks again under the same id.
+
+use std::{error::Error, fmt::Write, time::Duration};
+
+use miglet_proto::{
+    PROTOCOL_MINOR,
+    v1::{self, agent_message::Message, agent_service_client::AgentServiceClient, operator_message},
+};
+use secrecy::ExposeSecret;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, interval_at, sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Streaming, transport::Endpoint};
+
+use crate::{
+    backoff::Backoff,
+    health::Sampler,
+    metadata::{Metadata, MetadataError},
+    plan::{Answer, Input},
+    runner::clean,
+    settings::Settings,
+    tls::Dialer,
+    wire,
+};
+
+/// The operator may first have to ask the cloud for a fresh list.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(30);
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+/// The operator closes its side of a finished session at once.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+/// No command is larger than a JIT config.
+const MESSAGE_LIMIT: usize = 512 * 1024;
+
+/// Why a session ended or did not begin.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    #[error("could not connect to the operator")]
+    Connect(#[from] tonic::transport::Error),
+    #[error("the operator ended the session: {} ({:?})", .0.message(), .0.code())]
+    Status(#[from] tonic::Status),
+    #[error("the operator did not answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    #[error("the operator's first message was not a welcome")]
+    NoWelcome,
+    #[error("the operator closed the session")]
+    Closed,
+}
+
+/// What the session is given and gives.
+pub struct Session {
+    /// Where and who.
+    pub settings: Settings,
+    /// First part and thumbprint.
+    pub audience: String,
+    /// To the gateway.
+    pub dialer: Dialer,
+    /// The newest report.
+    pub reports: watch::Receiver<v1::Report>,
+    /// Answers to commands; closed when the machine goes off.
+    pub answers: mpsc::Receiver<Answer>,
+    /// To the driver.
+    pub inputs: mpsc::Sender<Input>,
+}
+
+/// An open stream.
+struct Open {
+    outgoing: mpsc::Sender<v1::AgentMessage>,
+    incoming: Streaming<v1::OperatorMessage>,
+    heartbeat: Duration,
+}
+
+impl Session {
+    /// Holds sessions, one after the other, until the agent ends. Nothing makes it give up: the operator may be away
+    /// for long, and a refusal may be its mistake.
+    pub async fn run(mut self) {
+        let metadata = Metadata::new(self.settings.metadata_host.clone());
+        let mut sampler = Sampler::new(self.settings.paths.runner.clone());
+        let (mut backoff, mut told) = (Backoff::default(), String::new());
+        loop {
+            while self.answers.try_recv().is_ok() {}
+            let error = match self.open(&metadata, &mut sampler).await {
+                Ok(open) => {
+                    backoff.reset();
+                    tracing::info!(gateway = %self.settings.host, "session opened");
+                    match self.hold(open, &mut sampler).await {
+                        Ok(()) => return,
+                        Err(error) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            let (error, wait) = (words(&error), backoff.wait());
+            tracing::warn!(error, retry_in_ms = wait.as_millis(), "no session");
+            if self.inputs.send(Input::Disconnected { error: error.clone() }).await.is_err() {
+                return;
+            }
+            tokio::join!(sleep(wait), tell(&metadata, &mut told, error));
+        }
+    }
+
+    async fn open(&mut self, metadata: &Metadata, sampler: &mut Sampler) -> Result<Open, SessionError> {
+        let token = metadata.identity_token(&self.audience).await?;
+        let report = v1::Report { health: Some(sampler.sample()), ..self.reports.borrow_and_update().clone() };
+        let hello = v1::Hello {
+            identity_token: token.expose_secret().to_owned(),
+            boot_id: self.settings.boot_id.clone(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol_minor: PROTOCOL_MINOR,
+            report: Some(report),
+        };
+        let (outgoing, messages) = mpsc::channel(16);
+        // The channel is empty and open.
+        outgoing.try_send(wire::message(Message::Hello(hello))).ok();
+        let mut client = self.connect().await?;
+        let welcomed = timeout(WELCOME_TIMEOUT, async {
+            let mut incoming = client.session(ReceiverStream::new(messages)).await?.into_inner();
+            match incoming.message().await?.and_then(|m| m.message) {
+                Some(operator_message::Message::Welcome(welcome)) => Ok((incoming, welcome)),
+                Some(operator_message::Message::Command(_)) => Err(SessionError::NoWelcome),
+                None => Err(SessionError::Closed),
+            }
+        });
+        let (incoming, welcome) = welcomed.await.unwrap_or(Err(SessionError::Timeout(WELCOME_TIMEOUT)))?;
+        let heartbeat = match welcome.heartbeat_period_seconds {
+            0 => self.settings.heartbeat,
+            seconds => Duration::from_secs(seconds.into()),
+        };
+        let connected = Input::Connected { vm_name: clean(&welcome.vm_name, 63) };
+        self.inputs.send(connected).await.map_err(|_| SessionError::Closed)?;
+        Ok(Open { outgoing, incoming, heartbeat })
+    }
+
+    async fn connect(&self) -> Result<AgentServiceClient<tonic::transport::Channel>, SessionError> {
+        let host = if self.settings.host.contains(':') {
+            format!("[{}]", self.settings.host)
+        } else {
+            self.settings.host.clone()
+        };
+        let authority = format!("{host}:{}", self.settings.port);
+        // The scheme says http because the TLS is the dialer's, not tonic's.
+        let endpoint = Endpoint::from_shared(format!("http://{authority}"))?
+            .http2_keep_alive_interval(KEEP_ALIVE.0)
+            .keep_alive_timeout(KEEP_ALIVE.1)
+            .keep_alive_while_idle(true);
+        let dialer = self.dialer.clone();
+        let channel = endpoint.connect_with_connector(tower::service_fn(move |_| dialer.clone().dial())).await?;
+        Ok(AgentServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT))
+    }
+
+    /// Until the session ends, which is an error, or the agent says goodbye.
+    async fn hold(&mut self, mut open: Open, sampler: &mut Sampler) -> Result<(), SessionError> {
+        let mut heartbeat = interval_at(Instant::now() + open.heartbeat, open.heartbeat);
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut health = sampler.sample();
+        loop {
+            let message = tokio::select! {
+                incoming = open.incoming.message() => {
+                    let message = incoming?.ok_or(SessionError::Closed)?.message;
+                    if let Some(operator_message::Message::Command(command)) = message {
+                        self.inputs.send(wire::command(command)).await.map_err(|_| SessionError::Closed)?;
+                    }
+                    continue;
+                }
+                changed = self.reports.changed() => {
+                    changed.map_err(|_| SessionError::Closed)?;
+                    self.report(health)
+                }
+                _ = heartbeat.tick() => {
+                    health = sampler.sample();
+                    self.report(health)
+                }
+                answer = self.answers.recv() => match answer {
+                    Some(answer) => wire::ack(answer),
+                    None => return goodbye(open).await,
+                },
+            };
+            send(&open.outgoing, message).await?;
+        }
+    }
+
+    fn report(&mut self, health: v1::Health) -> v1::AgentMessage {
+        let report = self.reports.borrow_and_update().clone();
+        wire::message(Message::Report(v1::Report { health: Some(health), ..report }))
+    }
+}
+
+async fn send(outgoing: &mpsc::Sender<v1::AgentMessage>, message: v1::AgentMessage) -> Result<(), SessionError> {
+    match timeout(SEND_TIMEOUT, outgoing.send(message)).await {
+        Ok(sent) => sent.map_err(|_| SessionError::Closed),
+        Err(_) => Err(SessionError::Timeout(SEND_TIMEOUT)),
+    }
+}
+
+/// Ends our side; when the operator has ended its own, it has everything we sent.
+async fn goodbye(mut open: Open) -> Result<(), SessionError> {
+    drop(open.outgoing);
+    let ended = async { while let Ok(Some(_)) = open.incoming.message().await {} };
+    timeout(GOODBYE_TIMEOUT, ended).await.ok();
+    Ok(())
+}
+
+/// Leaves a new error where people look; the same one is not written again.
+async fn tell(metadata: &Metadata, told: &mut String, error: String) {
+    if *told != error && metadata.put_status(&error).await.is_ok() {
+        *told = error;
+    }
+}
+
+/// An error with its causes, in one line.
+fn words(error: &dyn Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(source) = cause {
+        let said = source.to_string();
+        if !text.ends_with(&said) {
+            // Writing to a String cannot fail.
+            write!(text, ": {said}").ok();
+        }
+        cause = source.source();
+    }
+    clean(&text, 1024)
+}

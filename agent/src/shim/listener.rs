@@ -1,0 +1,60 @@
+//! Starts the listener and reads what it says.
+
+use std::{
+    io,
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+};
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::{ChildStderr, ChildStdout},
+    task::JoinHandle,
+};
+
+use super::supervision::Shared;
+use crate::{clock, hook, lines::Lines, paths::Paths};
+
+/// The runner takes its registration from here and removes it from its children's environment.
+const JIT_VARIABLE: &str = "ACTIONS_RUNNER_INPUT_JITCONFIG";
+/// Longer lines are cut.
+const LINE_LIMIT: usize = 4096;
+
+/// Starts `bin/Runner.Listener run` in a process group of its own. Not run.sh: it turns every exit code into 0, and
+/// a signal to it leaves the listener behind.
+pub(super) fn start(paths: &Paths, jit: &SecretString) -> io::Result<Child> {
+    let mut command = Command::new(paths.listener());
+    command.arg("run").current_dir(&paths.runner).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MIGLET_")) {
+        command.env_remove(name);
+    }
+    for event in hook::Event::ALL {
+        command.env(event.runner_variable(), paths.hook_script(event.name()));
+    }
+    command.env(JIT_VARIABLE, jit.expose_secret()).spawn()
+}
+
+/// Reads both pipes to their ends.
+pub(super) fn read(child: &mut Child, shared: &Shared) -> io::Result<Vec<JoinHandle<()>>> {
+    let mut readers = Vec::with_capacity(2);
+    if let Some(out) = child.stdout.take() {
+        readers.push(tokio::spawn(read_lines(ChildStdout::from_std(out)?, shared.clone())));
+    }
+    if let Some(err) = child.stderr.take() {
+        readers.push(tokio::spawn(read_lines(ChildStderr::from_std(err)?, shared.clone())));
+    }
+    Ok(readers)
+}
+
+/// Never waits for anything but the pipe, so the runner is never blocked by what becomes of its lines.
+async fn read_lines(mut pipe: impl AsyncRead + Unpin, shared: Shared) {
+    let (mut lines, mut buffer) = (Lines::new(LINE_LIMIT), vec![0; 16 * 1024]);
+    while let Ok(count) = pipe.read(&mut buffer).await {
+        let Some(bytes) = buffer.get(..count).filter(|b| !b.is_empty()) else { break };
+        let now = clock::unix_ms();
+        lines.feed(bytes, |line| shared.line(line, now));
+    }
+    lines.finish(|line| shared.line(line, clock::unix_ms()));
+}

@@ -1,0 +1,239 @@
+//! The shim's one loop: starts the listener, waits, writes down, obeys.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal};
+use secrecy::SecretString;
+use tokio::{
+    signal::unix::{self, SignalKind},
+    sync::{Notify, mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    Order,
+    leftovers::{kill_all, reap},
+    listener,
+    progress::Progress,
+    verdict::{Run, Verdict, exit, verdict},
+};
+use crate::{
+    clock,
+    paths::Paths,
+    process::Process,
+    record,
+    runner::{Exit, ExitKind, Identity, Phase, Runner},
+};
+
+/// After the listener's exit its pipes end too, unless something fled with one.
+const EOF_DEADLINE: Duration = Duration::from_secs(5);
+/// A self-update takes seconds.
+const UPDATE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The progress, shared with the readers. They never wait for the loop: they change it and ring.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    progress: Arc<Mutex<Progress>>,
+    changed: Arc<Notify>,
+}
+
+impl Shared {
+    pub(super) fn new(runner: Runner) -> Self {
+        Self { progress: Arc::new(Mutex::new(Progress::new(runner))), changed: Arc::new(Notify::new()) }
+    }
+
+    pub(super) fn line(&self, line: &[u8], now_ms: i64) {
+        if self.with(|p| p.line(line, now_ms)) {
+            self.changed.notify_one();
+        }
+    }
+
+    pub(super) fn identify(&self, identity: Identity) {
+        if self.with(|p| p.identify(identity)) {
+            self.changed.notify_one();
+        }
+    }
+
+    fn snapshot(&self) -> Runner {
+        self.with(|p| p.snapshot())
+    }
+
+    fn edit(&self, change: impl FnOnce(&mut Runner)) {
+        self.with(|p| p.edit(change));
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Progress) -> T) -> T {
+        f(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Everything the loop owns.
+pub(super) struct Supervision {
+    paths: Paths,
+    shared: Shared,
+    publish: watch::Sender<Runner>,
+    orders: mpsc::Receiver<Order>,
+    children: unix::Signal,
+    terminate: unix::Signal,
+    listener: Option<Process>,
+    interrupted: bool,
+}
+
+impl Supervision {
+    pub(super) fn new(
+        paths: Paths,
+        shared: Shared,
+        publish: watch::Sender<Runner>,
+        orders: mpsc::Receiver<Order>,
+    ) -> std::io::Result<Self> {
+        let children = unix::signal(SignalKind::child())?;
+        let terminate = unix::signal(SignalKind::terminate())?;
+        Ok(Self { paths, shared, publish, orders, children, terminate, listener: None, interrupted: false })
+    }
+
+    /// Runs the listener until there is nothing more to run, and writes down how it ended.
+    pub(super) async fn finish(mut self, jit: Option<SecretString>) {
+        let end = match jit {
+            Some(jit) => self.supervise(&jit).await,
+            None => failure("the registration never arrived: the agent ended while it handed it over"),
+        };
+        kill_all().await;
+        self.shared.edit(|runner| {
+            runner.phase = Phase::Exited;
+            runner.exit = Some(end);
+        });
+        self.tell();
+    }
+
+    async fn supervise(&mut self, jit: &SecretString) -> Exit {
+        let mut retries = 0;
+        loop {
+            std::fs::remove_file(self.paths.update_finished()).ok();
+            let code = match self.run_once(jit).await {
+                Ok(code) => code,
+                Err(error) => return failure(&format!("could not start bin/Runner.Listener: {error}")),
+            };
+            let run = Run { code, interrupted: self.interrupted, retries };
+            let again = match verdict(run, &self.shared.snapshot()) {
+                Verdict::End(exit) => return exit,
+                Verdict::Retry(delay) => self.pause(delay).await,
+                Verdict::AwaitUpdate => self.await_update().await,
+            };
+            if !again {
+                return exit(Run { interrupted: self.interrupted, ..run }, &self.shared.snapshot());
+            }
+            retries += 1;
+        }
+    }
+
+    /// One life of the listener; its exit code.
+    async fn run_once(&mut self, jit: &SecretString) -> std::io::Result<i32> {
+        let mut child = listener::start(&self.paths, jit)?;
+        let readers = listener::read(&mut child, &self.shared)?;
+        let pid = child.id().cast_signed();
+        self.listener = Process::of(pid);
+        let listener = self.listener;
+        self.shared.edit(|runner| (runner.listener, runner.started_unix_ms) = (listener, clock::unix_ms()));
+        self.tell();
+        let code = self.wait(Pid::from_raw(pid)).await;
+        self.listener = None;
+        // An update script outlives the listener on purpose; nothing else may.
+        if !matches!(code, 3 | 4) {
+            kill_all().await;
+        }
+        read_out(readers).await;
+        self.tell();
+        Ok(code)
+    }
+
+    async fn wait(&mut self, listener: Option<Pid>) -> i32 {
+        loop {
+            if let Some(code) = reap(listener) {
+                return code;
+            }
+            tokio::select! {
+                () = self.shared.changed.notified() => self.tell(),
+                _ = self.children.recv() => {}
+                order = self.orders.recv() => self.obey(order).await,
+                _ = self.terminate.recv() => self.interrupt(),
+            }
+        }
+    }
+
+    /// Waits before another start; false when told to stop meanwhile.
+    async fn pause(&mut self, period: Duration) -> bool {
+        let deadline = Instant::now() + period;
+        while Instant::now() < deadline && !self.interrupted {
+            self.tick().await;
+        }
+        !self.interrupted
+    }
+
+    /// Waits for the self-update to finish; false when it does not, or when told to stop.
+    async fn await_update(&mut self) -> bool {
+        let deadline = Instant::now() + UPDATE_DEADLINE;
+        while Instant::now() < deadline && !self.interrupted && !self.paths.update_finished().exists() {
+            self.tick().await;
+        }
+        !self.interrupted && self.paths.update_finished().exists()
+    }
+
+    /// A moment without a listener.
+    async fn tick(&mut self) {
+        tokio::select! {
+            () = sleep(Duration::from_millis(50)) => {}
+            order = self.orders.recv() => self.obey(order).await,
+            _ = self.terminate.recv() => self.interrupt(),
+        }
+    }
+
+    async fn obey(&mut self, order: Option<Order>) {
+        match order {
+            Some(Order::InterruptIfIdle) if !self.shared.snapshot().is_busy() => self.interrupt(),
+            Some(Order::Kill) => {
+                self.interrupted = true;
+                if let Some(listener) = self.listener {
+                    listener.signal(Signal::KILL);
+                }
+            }
+            // Busy: the job goes on to its end. None: the socket is gone, the job is not.
+            Some(Order::InterruptIfIdle) => {}
+            None => sleep(Duration::from_secs(1)).await,
+        }
+    }
+
+    fn interrupt(&mut self) {
+        self.interrupted = true;
+        if let Some(listener) = self.listener {
+            listener.signal(Signal::INT);
+        }
+    }
+
+    /// Disk first, then whoever is connected.
+    fn tell(&self) {
+        let runner = self.shared.snapshot();
+        if let Err(error) = record::write(&self.paths.runner_record(), &runner) {
+            // A full disk must not cost the live report.
+            tracing::error!(%error, "the runner's record was not written");
+        }
+        self.publish.send_replace(runner);
+    }
+}
+
+/// What is still in the pipes is read; what never ends is left.
+async fn read_out(readers: Vec<JoinHandle<()>>) {
+    let deadline = Instant::now() + EOF_DEADLINE;
+    for mut reader in readers {
+        if timeout(deadline.saturating_duration_since(Instant::now()), &mut reader).await.is_err() {
+            reader.abort();
+        }
+    }
+}
+
+fn failure(detail: &str) -> Exit {
+    Exit { code: -1, kind: ExitKind::Failed, detail: detail.to_owned() }
+}

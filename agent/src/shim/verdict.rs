@@ -1,0 +1,131 @@
+//! What follows from the listener's exit: try again, wait for its update, or the end. Pure.
+//!
+//! | code | the listener means | what follows |
+//! | --- | --- | --- |
+//! | 0 | done, or stopped, or removed while idle | the end |
+//! | 2 | an unexpected error, worth another try | again with backoff, only if no job was seen, at most 5 times |
+//! | 3, 4 | replaced by its own update | wait for `update.finished`, then again; not once a job was seen |
+//! | anything else | terminal | the end, failed |
+//!
+//! The registration is consumed when a job is assigned, so after a job another start can only fail.
+
+use std::time::Duration;
+
+use crate::runner::{Exit, ExitKind, Job, Runner, TEXT_LIMIT, clean};
+
+/// Retryable exits in a row before the runner counts as failed.
+const RETRY_LIMIT: u32 = 5;
+
+/// What the shim does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Start the listener again after this long.
+    Retry(Duration),
+    /// Wait for the listener's self-update, then start it again.
+    AwaitUpdate,
+    /// It is over.
+    End(Exit),
+}
+
+/// How one run of the listener went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    /// Exit code, or 128 + signal.
+    pub(crate) code: i32,
+    /// Whether the shim asked it to stop.
+    pub(crate) interrupted: bool,
+    /// How often it was retried before.
+    pub(crate) retries: u32,
+}
+
+/// Decides.
+pub(crate) fn verdict(run: Run, runner: &Runner) -> Verdict {
+    match (run.code, runner.job.is_some() || run.interrupted) {
+        (2, false) if run.retries < RETRY_LIMIT => Verdict::Retry(Duration::from_secs(1 << run.retries)),
+        (3 | 4, false) if run.retries < RETRY_LIMIT => Verdict::AwaitUpdate,
+        _ => Verdict::End(exit(run, runner)),
+    }
+}
+
+/// The end, explained.
+pub(crate) fn exit(run: Run, runner: &Runner) -> Exit {
+    let kind = kind(run, runner.job.as_ref());
+    let detail = if kind == ExitKind::Failed { detail(run, runner) } else { String::new() };
+    Exit { code: run.code, kind, detail }
+}
+
+fn kind(run: Run, job: Option<&Job>) -> ExitKind {
+    match (run.code, job) {
+        (0, Some(_)) => ExitKind::JobDone,
+        // An ephemeral runner may stumble, or leave for its update, after its one job: the job is done all the same.
+        (2..=4, Some(Job { result: Some(_), .. })) => ExitKind::JobDone,
+        (0, None) => ExitKind::WithoutJob,
+        // Stopped by us before it could handle the signal: 128 + SIGINT.
+        (130, None) if run.interrupted => ExitKind::WithoutJob,
+        _ => ExitKind::Failed,
+    }
+}
+
+fn detail(run: Run, runner: &Runner) -> String {
+    let tail: Vec<&str> = runner.lines.iter().rev().take(3).rev().map(String::as_str).collect();
+    let said =
+        if tail.is_empty() { "it said nothing".to_owned() } else { format!("its last lines: {}", tail.join(" | ")) };
+    clean(&format!("the listener ended with code {}; {said}", run.code), TEXT_LIMIT * 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runner::JobResult;
+
+    fn run(code: i32) -> Run {
+        Run { code, interrupted: false, retries: 0 }
+    }
+
+    fn with_job(result: Option<JobResult>) -> Runner {
+        Runner { job: Some(Job { result, ..Job::default() }), ..Runner::default() }
+    }
+
+    fn ended(run: Run, runner: &Runner) -> ExitKind {
+        match verdict(run, runner) {
+            Verdict::End(exit) => exit.kind,
+            other => panic!("expected an end, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn exit_zero_means_done_only_with_a_job() {
+        assert_eq!(ended(run(0), &with_job(Some(JobResult::Failed))), ExitKind::JobDone);
+        assert_eq!(ended(run(0), &Runner::default()), ExitKind::WithoutJob);
+    }
+
+    #[test]
+    fn a_retryable_exit_is_retried_with_backoff_up_to_the_cap() {
+        let at = |retries| verdict(Run { retries, ..run(2) }, &Runner::default());
+        assert_eq!(at(0), Verdict::Retry(Duration::from_secs(1)));
+        assert_eq!(at(4), Verdict::Retry(Duration::from_secs(16)));
+        assert!(matches!(at(5), Verdict::End(Exit { kind: ExitKind::Failed, .. })));
+    }
+
+    #[test]
+    fn nothing_is_retried_once_a_job_was_seen() {
+        assert_eq!(ended(run(2), &with_job(None)), ExitKind::Failed);
+        assert_eq!(ended(run(2), &with_job(Some(JobResult::Succeeded))), ExitKind::JobDone);
+        assert_eq!(ended(run(4), &with_job(Some(JobResult::Succeeded))), ExitKind::JobDone);
+    }
+
+    #[test]
+    fn an_update_is_awaited_and_an_interrupted_runner_is_not_restarted() {
+        assert_eq!(verdict(run(3), &Runner::default()), Verdict::AwaitUpdate);
+        let stopped = |code| Run { interrupted: true, ..run(code) };
+        assert_eq!(ended(stopped(2), &Runner::default()), ExitKind::Failed);
+        assert_eq!(ended(stopped(130), &Runner::default()), ExitKind::WithoutJob);
+    }
+
+    #[test]
+    fn a_failure_quotes_the_last_lines() {
+        let runner = Runner { lines: vec!["a".into(), "Bad credentials".into()], ..Runner::default() };
+        let Verdict::End(exit) = verdict(run(1), &runner) else { panic!("an end") };
+        assert_eq!(exit.detail, "the listener ended with code 1; its last lines: a | Bad credentials");
+    }
+}

@@ -1,0 +1,198 @@
+//! One machine: directories, a metadata server, a scripted runner, an agent process that can be killed and restarted.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    extract::{Path, Query, State},
+    http::{HeaderMap, StatusCode},
+    routing::{get, put},
+};
+use miglet_agent::{paths::Paths, record, runner::Runner};
+use rustix::process::{Pid, Signal};
+use tokio::{
+    net::TcpListener,
+    process::{Child, Command},
+    task::JoinHandle,
+};
+
+use crate::operator::{Identity, Operator, PATIENCE};
+
+/// What the metadata server was asked and told.
+#[derive(Clone, Default)]
+pub(crate) struct Metadata {
+    pub(crate) attributes: Arc<Mutex<HashMap<String, String>>>,
+    pub(crate) audiences: Arc<Mutex<Vec<String>>>,
+    pub(crate) statuses: Arc<Mutex<Vec<String>>>,
+}
+
+impl Metadata {
+    async fn serve(self) -> (String, JoinHandle<()>) {
+        let base = "/computeMetadata/v1/instance";
+        let router = Router::new()
+            .route(&format!("{base}/attributes/{{name}}"), get(attribute))
+            .route(&format!("{base}/service-accounts/default/identity"), get(identity))
+            .route(&format!("{base}/guest-attributes/miglet/status"), put(status))
+            .with_state(self);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
+        let host = listener.local_addr().expect("address").to_string();
+        (host, tokio::spawn(async move { axum::serve(listener, router).await.expect("served") }))
+    }
+}
+
+fn flavored(headers: &HeaderMap) -> bool {
+    headers.get("metadata-flavor").is_some_and(|value| value == "Google")
+}
+
+async fn attribute(
+    State(m): State<Metadata>,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Result<String, StatusCode> {
+    if !flavored(&headers) {
+        return Err(StatusCode::FORBIDDEN);
+    }
+    m.attributes.lock().expect("lock").get(&name).cloned().ok_or(StatusCode::NOT_FOUND)
+}
+
+async fn identity(
+    State(m): State<Metadata>,
+    headers: HeaderMap,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<String, StatusCode> {
+    if !flavored(&headers) || query.get("format").is_none_or(|format| format != "full") {
+        return Err(StatusCode::BAD_REQUEST);
+    }
+    let audience = query.get("audience").cloned().ok_or(StatusCode::BAD_REQUEST)?;
+    m.audiences.lock().expect("lock").push(audience.clone());
+    Ok(format!("token for {audience}\n"))
+}
+
+async fn status(State(m): State<Metadata>, body: String) {
+    m.statuses.lock().expect("lock").push(body);
+}
+
+/// The machine and, beside it, the operator's identity.
+pub(crate) struct World {
+    pub(crate) identity: Identity,
+    pub(crate) metadata: Metadata,
+    pub(crate) paths: Paths,
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) metadata_host: String,
+    serving: JoinHandle<()>,
+}
+
+/// The listener's usual life, steered by files: `go` gives it a job, `end` ends the job.
+pub(crate) const RUNNER: &str = r#"#!/bin/bash
+echo "$ACTIONS_RUNNER_INPUT_JITCONFIG" > jit
+umask > umask
+unset ACTIONS_RUNNER_INPUT_JITCONFIG
+trap 'echo "Exiting..."; exit 0' INT
+echo "√ Connected to GitHub"
+echo "Current runner version: '2.336.0'"
+echo "2026-11-21 00:00:00Z: Listening for Jobs"
+until [ -e go ]; do sleep 0.02; done
+echo "2026-11-21 00:00:01Z: Running job: build"
+GITHUB_REPOSITORY=acme/app GITHUB_WORKFLOW=ci GITHUB_RUN_ID=42 GITHUB_RUN_ATTEMPT=1 GITHUB_JOB=build-key \
+    bash -e "$ACTIONS_RUNNER_HOOK_JOB_STARTED"
+until [ -e end ]; do sleep 0.02; done
+echo "2026-11-21 00:00:02Z: Job build completed with result: Succeeded"
+"#;
+
+impl World {
+    pub(crate) async fn new(runner: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("mig").tempdir().expect("dir");
+        let paths = Paths { state: dir.path().join("s"), data: dir.path().join("d"), runner: dir.path().join("r") };
+        std::fs::create_dir_all(paths.runner.join("bin")).expect("runner");
+        std::fs::write(paths.listener(), runner).expect("listener");
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(paths.listener(), executable).expect("mode");
+        let metadata = Metadata::default();
+        let (metadata_host, serving) = metadata.clone().serve().await;
+        Self { identity: Identity::new(), metadata, paths, dir, metadata_host, serving }
+    }
+
+    pub(crate) async fn operator(&self) -> Operator {
+        Operator::start(&self.identity, "127.0.0.1:0").await
+    }
+
+    /// Where the operator is and what its CA is, agents learn from the instance's attributes.
+    pub(crate) fn introduce(&self, operator: &Operator) {
+        let attributes = [
+            ("miglet-endpoint", format!("https://{}", operator.address)),
+            ("miglet-ca", self.identity.ca.clone()),
+            ("miglet-audience", "fleet".to_owned()),
+        ];
+        let attributes = attributes.map(|(name, value)| (name.to_owned(), value));
+        *self.metadata.attributes.lock().expect("lock") = attributes.into();
+    }
+
+    pub(crate) fn agent(&self, operator: &Operator) -> Child {
+        self.introduce(operator);
+        self.command("run").stderr(self.log()).kill_on_drop(true).spawn().expect("agent starts")
+    }
+
+    pub(crate) fn command(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_miglet"));
+        command.arg(subcommand).stdin(Stdio::null());
+        command.env("GCE_METADATA_HOST", &self.metadata_host).env("MIGLET_BOOT_ID", "boot-1");
+        command.env("MIGLET_STATE_DIR", &self.paths.state).env("MIGLET_DATA_DIR", &self.paths.data);
+        command.env("MIGLET_RUNNER_DIR", &self.paths.runner).env("MIGLET_LOG_LEVEL", "trace");
+        command
+    }
+
+    fn log(&self) -> std::fs::File {
+        std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).expect("log")
+    }
+
+    pub(crate) fn touch(&self, name: &str) {
+        std::fs::write(self.paths.runner.join(name), "").expect("touched");
+    }
+
+    pub(crate) fn runner_file(&self, name: &str) -> Option<String> {
+        std::fs::read_to_string(self.paths.runner.join(name)).ok().map(|text| text.trim().to_owned())
+    }
+
+    pub(crate) fn record(&self) -> Option<Runner> {
+        record::read(&self.paths.runner_record()).expect("a record is whole at any time")
+    }
+
+    /// Every file below the machine's directory that holds this text.
+    pub(crate) fn files_with(&self, text: &str) -> Vec<PathBuf> {
+        let output = std::process::Command::new("grep").args(["-rlF", text]).arg(self.dir.path()).output();
+        String::from_utf8(output.expect("grep").stdout).expect("paths").lines().map(PathBuf::from).collect()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.serving.abort();
+        let Ok(Some(runner)) = record::read(&self.paths.runner_record()) else { return };
+        if let Some(shim) = runner.shim {
+            shim.signal(Signal::KILL);
+        }
+        if let Some(listener) = runner.listener.filter(|l| l.is_alive()).and_then(|l| Pid::from_raw(l.pid)) {
+            rustix::process::kill_process_group(listener, Signal::KILL).ok();
+        }
+    }
+}
+
+/// Waits until this holds.
+pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "never {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub(crate) fn kill(child: &Child, signal: Signal) {
+    let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("running");
+    rustix::process::kill_process(pid, signal).expect("signalled");
+}
