@@ -141,11 +141,9 @@ async fn a_watch_streams_through_the_proxy() {
     let watcher = proxy.client_for_service_account("watched", "watcher").await.unwrap();
     let seen: Api<ConfigMap> = Api::namespaced(watcher, "watched");
     eventually("the role to take effect", || async { seen.list(&ListParams::default()).await.is_ok() }).await;
-    let mut events = seen
-        .watch(&WatchParams::default().fields("metadata.name=news").disable_bookmarks(), "0")
-        .await
-        .unwrap()
-        .boxed();
+    let params = WatchParams::default().fields("metadata.name=news").disable_bookmarks();
+    let opened = tokio::time::timeout(SOON, seen.watch(&params, "0")).await;
+    let mut events = opened.unwrap_or_else(|_| panic!("the watch did not begin before its end")).unwrap().boxed();
     let made: Api<ConfigMap> = Api::namespaced(admin, "watched");
     made.create(&PostParams::default(), &config_map("news")).await.unwrap();
 
