@@ -33,6 +33,8 @@ use crate::{
 const LIST_AGE: SignedDuration = SignedDuration::from_secs(10);
 /// Who asks for a fresh list waits this long, so that a fleet that boots together is served by a few lists.
 const LIST_DELAY: Duration = Duration::from_millis(250);
+/// How long an agent waits for an operator that has just started.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Remembered unlisted instances.
 const UNLISTED_MEMORY: usize = 10_000;
 
@@ -76,6 +78,7 @@ impl Attestor {
 
     /// The RunnerVM this agent may speak for.
     pub(super) async fn attest(&self, claim: &Claim) -> Result<Key, Denied> {
+        self.ready().await?;
         let identity = self.identify(claim).await?;
         let Some(vm) = self.find(&identity) else { return Err(self.refuse(Refusal::UnknownVm, None)) };
         let caller = Caller { identity, thumbprint: claim.thumbprint.clone(), boot_id: claim.boot_id.clone() };
@@ -92,6 +95,14 @@ impl Attestor {
             return Ok(key(&vm));
         }
         Err(Denied::NotNow("the RunnerVM is being changed, try again"))
+    }
+
+    /// Whether the RunnerVMs are known: an operator that has just started must not call a VM unknown.
+    async fn ready(&self) -> Result<(), Denied> {
+        match tokio::time::timeout(READY_TIMEOUT, self.backends.store.wait_until_ready()).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Denied::NotNow("the operator does not know its RunnerVMs yet, try again")),
+        }
     }
 
     async fn identify(&self, claim: &Claim) -> Result<VmIdentity, Denied> {

@@ -29,6 +29,9 @@ use super::refusals::{Refusal, Refusals};
 
 /// A connection whose session ended may still send its last words.
 const LINGER: Duration = Duration::from_secs(1);
+/// Streams a connection may open in its whole life. An agent dials anew for each session; who opens stream after stream
+/// makes us verify token after token.
+const STREAMS_PER_LIFE: usize = 8;
 
 /// Counts connections that have not proved who they are, all together and by address.
 #[derive(Clone, Debug)]
@@ -85,6 +88,7 @@ pub(super) struct Peer {
 #[derive(Debug)]
 struct State {
     deadline: Option<Instant>,
+    streams: usize,
     sessions: usize,
     place: Option<Place>,
     waker: Option<Waker>,
@@ -96,8 +100,20 @@ pub(super) struct Open(Peer);
 
 impl Peer {
     pub(super) fn new(thumbprint: String, place: Place, deadline: Instant, refusals: Refusals) -> Self {
-        let state = State { deadline: Some(deadline), sessions: 0, place: Some(place), waker: None };
+        let state = State { deadline: Some(deadline), streams: 0, sessions: 0, place: Some(place), waker: None };
         Self { thumbprint: thumbprint.into(), refusals, state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Counts one more stream; false when there were too many.
+    pub(super) fn may_open_stream(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.streams += 1;
+        let within = state.streams <= STREAMS_PER_LIFE;
+        drop(state);
+        if !within {
+            self.refusals.count(Refusal::TooManySessions);
+        }
+        within
     }
 
     /// A session was opened: the connection may stay.

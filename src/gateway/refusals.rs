@@ -80,6 +80,8 @@ pub enum Refusal {
     ProtocolSkew,
     #[error("too many messages")]
     TooManyMessages,
+    #[error("too many sessions on one connection")]
+    TooManySessions,
     #[error("too many connections that have not said who they are")]
     TooManyConnections,
     #[error("the TLS handshake failed")]
@@ -117,6 +119,7 @@ impl Refusal {
             Self::BadHello => "BadHello",
             Self::ProtocolSkew => "ProtocolSkew",
             Self::TooManyMessages => "TooManyMessages",
+            Self::TooManySessions => "TooManySessions",
             Self::TooManyConnections => "TooManyConnections",
             Self::BadHandshake => "BadHandshake",
             Self::TooSlow => "TooSlow",

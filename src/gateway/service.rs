@@ -78,6 +78,9 @@ impl AgentService for Service {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| Status::internal("a connection without a key"))?;
+        if !peer.may_open_stream() {
+            return Err(Status::resource_exhausted(Refusal::TooManySessions.to_string()));
+        }
         let (outgoing, response) = mpsc::channel(OUTGOING_QUEUE);
         let (inner, incoming) = (Arc::clone(&self.0), request.into_inner());
         tokio::spawn(async move {

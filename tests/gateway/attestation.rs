@@ -134,3 +134,13 @@ async fn a_client_without_a_certificate_is_turned_away() {
     drop(dial(&world, None, "127.0.0.1").await);
     eventually("the handshake is refused", || world.refused("BadHandshake") == 1).await;
 }
+
+#[tokio::test]
+async fn an_operator_that_does_not_know_its_runnervms_yet_refuses_nobody() {
+    let world = World::starting().await;
+    let me = Identity::new();
+    assert_eq!(Agent::of(&world, &me, VM, 42).await.err().unwrap().code(), Code::Unavailable);
+    assert!(world.refusals.lock().unwrap().is_empty());
+    world.kube.deliver();
+    Agent::of(&world, &me, VM, 42).await.expect("now it does");
+}

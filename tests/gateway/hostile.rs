@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use miglet_proto::v1::{self, AgentMessage, CommandAck, agent_message};
+use miglet_proto::v1::{self, AgentMessage, CommandAck, agent_message, agent_service_client::AgentServiceClient};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpSocket,
@@ -11,7 +11,7 @@ use tokio::{
 use tonic::Code;
 
 use crate::{
-    agent::{Agent, Identity, dial, hello},
+    agent::{Agent, Identity, channel, dial, hello},
     tokens,
     world::{NEIGHBOUR, VM, World, eventually, now},
 };
@@ -118,4 +118,20 @@ async fn a_connection_with_a_key_but_no_session_is_closed_in_time() {
     let mut rest = Vec::new();
     drop(timeout(Duration::from_secs(8), idle.read_to_end(&mut rest)).await.expect("the connection ends"));
     assert_eq!(world.refused("TooSlow"), 1);
+}
+
+#[tokio::test]
+async fn one_connection_cannot_try_token_after_token() {
+    let world = World::new().await;
+    let channel = channel(&world, &Identity::new(), "127.0.0.1").await.unwrap();
+    let mut refused = 0;
+    for _ in 0..12 {
+        let hello = AgentMessage { message: Some(agent_message::Message::Hello(hello("nonsense".into()))) };
+        let opened = AgentServiceClient::new(channel.clone()).session(tokio_stream::iter([hello])).await;
+        match opened {
+            Ok(mut stream) => assert!(stream.get_mut().message().await.is_err()),
+            Err(status) => refused += usize::from(status.code() == Code::ResourceExhausted),
+        }
+    }
+    assert_eq!((refused, world.refused("MalformedToken"), world.refused("TooManySessions")), (4, 8, 4));
 }

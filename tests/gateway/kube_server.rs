@@ -35,13 +35,21 @@ struct State {
 impl KubeServer {
     pub(crate) fn new(vms: Vec<RunnerVm>) -> Arc<Self> {
         let mut writer = reflector::store::Writer::default();
-        writer.apply_watcher_event(&watcher::Event::Init);
-        for vm in &vms {
-            writer.apply_watcher_event(&watcher::Event::InitApply(vm.clone()));
-        }
-        writer.apply_watcher_event(&watcher::Event::InitDone);
+        fill(&mut writer, &vms);
         let state = State { vms, events: Vec::new(), patches: 0, conflict_once: false, writer };
         Arc::new(Self { state: Mutex::new(state) })
+    }
+
+    /// The watch has not delivered anything yet.
+    pub(crate) fn forget_the_watch(&self) {
+        self.state.lock().unwrap().writer = reflector::store::Writer::default();
+    }
+
+    /// The watch delivers everything.
+    pub(crate) fn deliver(&self) {
+        let mut state = self.state.lock().unwrap();
+        let vms = state.vms.clone();
+        fill(&mut state.writer, &vms);
     }
 
     pub(crate) fn client(self: &Arc<Self>) -> Client {
@@ -95,6 +103,14 @@ impl KubeServer {
             (method, path) => panic!("no such call: {method} {path:?}"),
         }
     }
+}
+
+fn fill(writer: &mut reflector::store::Writer<RunnerVm>, vms: &[RunnerVm]) {
+    writer.apply_watcher_event(&watcher::Event::Init);
+    for vm in vms {
+        writer.apply_watcher_event(&watcher::Event::InitApply(vm.clone()));
+    }
+    writer.apply_watcher_event(&watcher::Event::InitDone);
 }
 
 impl State {

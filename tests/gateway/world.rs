@@ -136,13 +136,23 @@ impl World {
     }
 
     pub(crate) async fn with(caps: Caps, listing_grace: SignedDuration) -> Self {
+        Self::around(caps, listing_grace, KubeServer::new(vec![runner_vm(VM), runner_vm(NEIGHBOUR)])).await
+    }
+
+    /// An operator whose watch has not delivered anything yet.
+    pub(crate) async fn starting() -> Self {
+        let kube = KubeServer::new(vec![runner_vm(VM)]);
+        kube.forget_the_watch();
+        Self::around(caps(), SignedDuration::from_mins(1), kube).await
+    }
+
+    async fn around(caps: Caps, listing_grace: SignedDuration, kube: Arc<KubeServer>) -> Self {
         let google = Signer::rsa("google-1");
         let key_fetches = Arc::new(AtomicUsize::new(0));
         let (jwks_url, keys) = serve_keys(&google, Arc::clone(&key_fetches)).await;
         let directory = std::env::temp_dir().join(format!("miglet-gateway-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir(&directory).unwrap();
         let certificate = write_certificate(&directory);
-        let kube = KubeServer::new(vec![runner_vm(VM), runner_vm(NEIGHBOUR)]);
         let cloud = Arc::new(Cloud::default());
         cloud.add(VM, 42);
         cloud.add(NEIGHBOUR, 43);
