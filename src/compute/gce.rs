@@ -14,7 +14,10 @@ mod wire;
 use std::{future::Future, time::Duration};
 
 use async_trait::async_trait;
-use gcloud_sdk::google_cloud_auth::{build_errors, credentials};
+use gcloud_sdk::google_cloud_auth::{
+    build_errors,
+    credentials::{self, Credentials},
+};
 use google_cloud_compute_v1::{client, model};
 use google_cloud_gax::{client_builder, retry_policy::NeverRetry};
 use uuid::Uuid;
@@ -79,7 +82,10 @@ macro_rules! build {
 impl Gce {
     /// Clients with application-default credentials. No call is made yet.
     pub async fn new(config: GceConfig) -> Result<Self, GceError> {
-        let credentials = credentials::Builder::default().build().map_err(GceError::Credentials)?;
+        Self::with_credentials(config, credentials::Builder::default().build().map_err(GceError::Credentials)?).await
+    }
+
+    async fn with_credentials(config: GceConfig, credentials: Credentials) -> Result<Self, GceError> {
         Ok(Self {
             zonal: build!(InstanceGroupManagers, config, credentials),
             regional: build!(RegionInstanceGroupManagers, config, credentials),
@@ -252,3 +258,6 @@ impl Instances for Gce {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
