@@ -2,7 +2,7 @@
 //!
 //! - Google's own client (`google-cloud-compute-v1`) with application-default credentials: key file, workload identity
 //!   or metadata server, `GCE_METADATA_HOST` included.
-//! - Its hidden retries are off: who retries, and with which request id, is decided in [`super::Groups`] alone.
+//! - Its hidden retries are off: who retries, and with which request id, is decided in [`super::groups::Groups`] alone.
 //! - Every call is cut off after the configured time, credentials included.
 //! - A group's members are created and deleted by name. The group is never resized: sizes are absolute and lose
 //!   concurrent updates, and a smaller size picks its own victims.

@@ -29,7 +29,7 @@ use self::{
     coalesce::Coalesced,
     gather::{Gather, Waiting, answer},
 };
-use super::{ComputeError, DeleteTarget, ErrorClass, Group, GroupSettings, Instance, Instances, Observe};
+use super::{ComputeError, DeleteTarget, ErrorClass, Group, GroupSettings, Instance, Instances, Observe, Operation};
 use crate::clock::Clock;
 
 /// Google's bound on instances in one call.
@@ -264,6 +264,22 @@ impl Groups {
 
     fn count<T>(&self, method: &'static str, result: Result<T, ComputeError>) -> Result<T, ComputeError> {
         (self.0.config.observe)("compute", method, result.as_ref().map_or_else(|e| e.class.as_str(), |_| "Ok"));
+        result
+    }
+}
+
+impl Groups {
+    /// Counts a call that answers with an operation: one that is over with an error did not succeed.
+    fn count_operation(
+        &self,
+        method: &'static str,
+        result: Result<Operation, ComputeError>,
+    ) -> Result<Operation, ComputeError> {
+        let outcome = match &result {
+            Ok(operation) => operation.errors.first().map_or("Ok", |error| error.class.as_str()),
+            Err(error) => error.class.as_str(),
+        };
+        (self.0.config.observe)("compute", method, outcome);
         result
     }
 }

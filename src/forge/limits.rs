@@ -32,11 +32,15 @@ pub(super) fn signs(status: u16, headers: &HeaderMap, message: &str) -> Signs {
         || said.contains("secondary rate limit")
         || said.contains("rate limit exceeded")
         || said.contains("abuse detection");
+    let refused = status == 429 || (status == 403 && limited);
+    // Some calls have a budget of their own: it must not be taken for that of all the others.
+    let core = headers.get("x-ratelimit-resource").is_none_or(|resource| resource == "core");
+    let reset = number("x-ratelimit-reset").and_then(|s| Timestamp::from_second(i64::try_from(s).ok()?).ok());
     Signs {
-        remaining,
-        reset: number("x-ratelimit-reset").and_then(|s| Timestamp::from_second(i64::try_from(s).ok()?).ok()),
+        remaining: remaining.filter(|_| core || refused),
+        reset: reset.filter(|_| core || refused),
         retry_after,
-        refused: status == 429 || (status == 403 && limited),
+        refused,
     }
 }
 
@@ -160,6 +164,18 @@ mod tests {
         budget.answered(Signs::default(), at(300));
         budget.answered(refused, at(301));
         assert_eq!(budget.wait(at(301)), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn the_budget_of_another_resource_is_not_taken_for_ours() {
+        let mut budget = Budget::default();
+        let empty = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1000")];
+        let other = [&empty[..], &[("x-ratelimit-resource", "actions_runner_registration")]].concat();
+        budget.answered(signs(200, &headers(&other), ""), at(900));
+        assert_eq!(budget.wait(at(900)), Duration::ZERO);
+        let core = [&empty[..], &[("x-ratelimit-resource", "core")]].concat();
+        budget.answered(signs(200, &headers(&core), ""), at(900));
+        assert_eq!(budget.wait(at(900)), Duration::from_secs(100));
     }
 
     #[test]

@@ -132,3 +132,46 @@ fn max_age(cache_control: &str) -> Option<Duration> {
     let (_, seconds) = directives.find(|(name, _)| name.eq_ignore_ascii_case("max-age"))?;
     Some(Duration::from_secs(seconds.parse().ok()?).min(LONGEST_MAX_AGE))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(start: Instant) -> Cache {
+        let key = Arc::new(DecodingKey::from_rsa_raw_components(&[1], &[3]));
+        Cache {
+            keys: [("known".to_owned(), key)].into(),
+            fresh_until: Some(start + Duration::from_mins(10)),
+            next_fetch: Some(start + REFETCH_PERIOD),
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_id_causes_a_fetch_but_seldom() {
+        let start = Instant::now();
+        assert!(matches!(cache(start).lookup("new", start + Duration::from_secs(29)), Lookup::Unknown));
+        assert!(matches!(cache(start).lookup("new", start + Duration::from_secs(30)), Lookup::Fetch));
+    }
+
+    #[test]
+    fn a_known_key_is_used_for_its_max_age_and_no_longer() {
+        let start = Instant::now();
+        assert!(matches!(cache(start).lookup("known", start + Duration::from_secs(599)), Lookup::Known(_)));
+        assert!(matches!(cache(start).lookup("known", start + Duration::from_secs(600)), Lookup::Fetch));
+    }
+
+    #[test]
+    fn after_a_failed_fetch_nothing_is_said_about_any_key() {
+        let start = Instant::now();
+        let failed = Cache { next_fetch: Some(start + RETRY_PERIOD), ..Cache::default() };
+        assert!(matches!(failed.lookup("known", start), Lookup::Failed));
+        assert!(matches!(failed.lookup("known", start + RETRY_PERIOD), Lookup::Fetch));
+    }
+
+    #[test]
+    fn the_max_age_is_found_among_other_directives_and_bounded() {
+        assert_eq!(max_age("public, max-age=22063, must-revalidate"), Some(Duration::from_secs(22063)));
+        assert_eq!(max_age("Max-Age=99999999"), Some(LONGEST_MAX_AGE));
+        assert_eq!(max_age("no-store"), None);
+    }
+}

@@ -15,7 +15,7 @@ use kube::{
     Resource, ResourceExt,
     runtime::events::{Event, EventType, Recorder},
 };
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{crd::RunnerVm, wakes::Key};
 
@@ -146,8 +146,9 @@ impl Refusals {
         Self { observer, recorder, shown: Arc::default() }
     }
 
-    /// Counts a refusal of somebody unknown. No log line: strangers could write the log full.
+    /// Counts a refusal of somebody unknown. Logged for debugging only: strangers could write the log full.
     pub(super) fn count(&self, reason: Refusal) {
+        debug!(reason = reason.as_str(), "refused: {reason}");
         (self.observer)(reason.as_str());
     }
 

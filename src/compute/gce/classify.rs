@@ -19,6 +19,9 @@ pub(super) fn launch(code: &str, message: &str, status: Option<u16>) -> ErrorCla
     if code.to_ascii_uppercase().contains("QUOTA") {
         return ErrorClass::Quota;
     }
+    if message.contains("already exists") {
+        return ErrorClass::AlreadyExists;
+    }
     match code {
         "RESOURCE_ALREADY_EXISTS" | "ALREADY_EXISTS" | "alreadyExists" | "INSTANCE_ALREADY_EXISTS" => {
             ErrorClass::AlreadyExists
@@ -48,9 +51,9 @@ pub(super) fn http(status: u16, reason: &str, message: &str) -> ErrorClass {
         _ if reason.to_ascii_lowercase().contains("quota") => ErrorClass::Quota,
         400 if reason == "resourceNotReady" => ErrorClass::Transient,
         404 => ErrorClass::NotFound,
-        409 if reason == "alreadyExists" || reason.is_empty() || message.contains("already exists") => {
-            ErrorClass::AlreadyExists
-        }
+        409 if reason == "alreadyExists" || reason.is_empty() => ErrorClass::AlreadyExists,
+        // The reason is not always the one documented; the words are.
+        400 | 409 | 412 if message.contains("already exists") => ErrorClass::AlreadyExists,
         // In use by another operation: over soon.
         409 => ErrorClass::Transient,
         408 | 500.. => ErrorClass::Transient,
@@ -131,5 +134,6 @@ mod tests {
         for (status, reason, class) in table {
             assert_eq!(http(status, reason, ""), class, "{status} {reason}");
         }
+        assert_eq!(http(400, "invalid", "instance 'a' already exists"), ErrorClass::AlreadyExists);
     }
 }

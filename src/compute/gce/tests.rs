@@ -12,17 +12,23 @@ use super::*;
 type Prepared = (u16, Value);
 
 #[derive(Clone, Default)]
-struct Script(std::sync::Arc<Mutex<(Vec<Prepared>, Vec<(String, Value)>)>>);
+struct Script(std::sync::Arc<Mutex<World>>);
+
+#[derive(Default)]
+struct World {
+    answers: Vec<Prepared>,
+    requests: Vec<(String, Value)>,
+}
 
 async fn answer(State(script): State<Script>, request: Request) -> Response {
     let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
     let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
     let mut script = script.0.lock().unwrap();
-    script.1.push((path, serde_json::from_slice(&body).unwrap_or_default()));
-    if script.0.is_empty() {
+    script.requests.push((path, serde_json::from_slice(&body).unwrap_or_default()));
+    if script.answers.is_empty() {
         return Response::builder().status(599).body(Body::empty()).unwrap();
     }
-    let (status, value) = script.0.remove(0);
+    let (status, value) = script.answers.remove(0);
     let response = Response::builder().status(status).header("content-type", "application/json");
     response.body(Body::from(value.to_string())).unwrap()
 }
@@ -41,7 +47,7 @@ impl Drop for Fixture {
 
 async fn fixture(answers: Vec<Prepared>) -> Fixture {
     let script = Script::default();
-    script.0.lock().unwrap().0 = answers;
+    script.0.lock().unwrap().answers = answers;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = Some(format!("http://{}", listener.local_addr().unwrap()));
     let app = Router::new().fallback(answer).with_state(script.clone());
@@ -53,7 +59,7 @@ async fn fixture(answers: Vec<Prepared>) -> Fixture {
 
 impl Fixture {
     fn requests(&self) -> Vec<(String, Value)> {
-        self.script.0.lock().unwrap().1.clone()
+        self.script.0.lock().unwrap().requests.clone()
     }
 }
 

@@ -130,7 +130,7 @@ impl Groups {
 
     async fn create_call(&self, group: &Group, names: &[String], request: Uuid) -> Result<Operation, ComputeError> {
         self.permitted("creating instances in", group)?;
-        self.count("create", self.port().create(group, names, request).await)
+        self.count_operation("create", self.port().create(group, names, request).await)
     }
 
     /// Waits a little for the verdict of an accepted call. One that does not come in time is left to the lists.
@@ -140,7 +140,7 @@ impl Groups {
         while !operation.done && tokio::time::Instant::now() + pause < deadline {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(2));
-            if let Ok(next) = self.count("operation", self.port().operation(group, &operation.name).await) {
+            if let Ok(next) = self.count_operation("operation", self.port().operation(group, &operation.name).await) {
                 operation = next;
             }
         }

@@ -31,7 +31,7 @@ impl Groups {
     async fn delete_call(&self, group: &Group, batch: &[DeleteTarget], request: Uuid) -> Result<(), ComputeError> {
         const ACTION: &str = "deleting instances of";
         self.permitted(ACTION, group)?;
-        let operation = self.count("delete", self.port().delete(group, batch, request).await)?;
+        let operation = self.count_operation("delete", self.port().delete(group, batch, request).await)?;
         creation::verdict(ACTION, group, operation.errors)
     }
 }

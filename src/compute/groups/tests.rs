@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::*;
-use crate::compute::{GroupAction, Location, Operation, Power};
+use crate::compute::{GroupAction, Location, Power};
 
 /// A clock that moves with tokio's paused time.
 #[derive(Debug)]

@@ -62,7 +62,7 @@ async fn answer(State(api): State<ApiServer>) -> (StatusCode, Json<Value>) {
 }
 
 async fn fixture(code: u16, body: Value) -> Fixture {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let api = ApiServer(Arc::new(Answer { current: Mutex::new((code, body)), reads: AtomicUsize::default() }));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -28,6 +28,8 @@ struct World {
     answers: VecDeque<Prepared>,
     requests: Vec<String>,
     unauthorized: usize,
+    /// What the minting of a token answers instead of a token.
+    unminted: Option<(u16, &'static str)>,
 }
 
 impl Script {
@@ -60,6 +62,9 @@ async fn answer(State(script): State<Script>, request: Request) -> Response {
     if path.contains("/access_tokens") {
         script.0.lock().unwrap().requests.push(format!("{} {path}", request.method()));
         tokio::task::yield_now().await;
+        if let Some((status, body)) = script.0.lock().unwrap().unminted {
+            return Response::builder().status(status).body(Body::from(body)).unwrap();
+        }
         let body = r#"{"token": "ghs_minted", "expires_at": "2999-01-01T00:00:00Z", "permissions": {}}"#;
         return Response::builder().status(201).body(Body::from(body)).unwrap();
     }
@@ -311,6 +316,32 @@ async fn calls_that_start_together_mint_one_token() {
     let minted = f.script.requests().iter().filter(|r| r.contains("/app/installations/34/access_tokens")).count();
     assert_eq!(minted, 1);
     assert_eq!(f.script.0.lock().unwrap().unauthorized, 0);
+}
+
+#[tokio::test]
+async fn without_a_token_nothing_is_sent_and_nothing_is_ambiguous() {
+    let table = [
+        (401, r#"{"message": "A JSON web token could not be decoded"}"#, ForgeErrorClass::Credentials),
+        (404, r#"{"message": "Integration not found"}"#, ForgeErrorClass::Credentials),
+        (403, r#"{"message": "You have exceeded a secondary rate limit"}"#, ForgeErrorClass::RateLimit),
+        (502, "<html>", ForgeErrorClass::Transient),
+    ];
+    for (status, body, class) in table {
+        let f = fixture_as(Script::default(), &app(), "acme").await;
+        f.script.0.lock().unwrap().unminted = Some((status, body));
+        let error = f.github.register(&registration()).await.unwrap_err();
+        assert_eq!((error.class, error.ambiguous), (class, false), "{status}: {error}");
+        assert!(f.script.requests().iter().all(|r| !r.contains("generate-jitconfig")), "{:?}", f.script.requests());
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_was_revoked_is_replaced_once() {
+    let script = Script::default().then(401, r#"{"message": "Bad credentials"}"#).then(404, "{}");
+    let f = fixture_as(script, &app(), "acme").await;
+    assert_eq!(f.github.get(7).await.unwrap(), None);
+    let minted = f.script.requests().iter().filter(|r| r.contains("access_tokens")).count();
+    assert_eq!(minted, 2);
 }
 
 #[tokio::test]
