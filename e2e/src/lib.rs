@@ -3,11 +3,18 @@
 //! ```text
 //!   control_plane   etcd, kube-apiserver, kube-controller-manager, kubectl: built once from pinned Go modules
 //!   compute         Google Compute: groups, instances, operations, metadata server, identity tokens
+//!   published       the published descriptions that the simulators are checked against
 //!   github          GitHub: App auth, registrations, JIT configs, runners, jobs
 //!   runner          a stand-in for actions/runner that runs a job's real steps
 //!   server, faults  what every simulated service listens with: request log, injected faults, kill triggers
 //!   world           all of it put together with the real operator and the real agents
 //! ```
 
+pub mod compute;
+pub mod control_plane;
 pub mod faults;
+pub mod github;
+pub mod proxy;
+pub mod published;
+pub mod runner;
 pub mod server;

@@ -8,7 +8,10 @@ pub const PROTOCOL_MINOR: u32 = 1;
 #[allow(
     missing_docs,
     unreachable_pub,
+    rustdoc::all,
     clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "generated: the documentation is in the .proto file"
 )]

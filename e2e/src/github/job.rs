@@ -1,0 +1,103 @@
+//! Jobs: what a test queues, and what became of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::runner::wire::{Conclusion, JobFault};
+
+/// Identifies a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(pub u64);
+
+/// A job to be run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Job {
+    /// `owner/name`.
+    pub repository: String,
+    /// Name of the workflow.
+    pub workflow: String,
+    /// Display name of the job.
+    pub name: String,
+    /// `runs-on`.
+    pub labels: Vec<String>,
+    /// Runner group it must run in; any when absent.
+    pub group: Option<String>,
+    /// Shell script, run by bash with `-e`.
+    pub steps: String,
+    /// What goes wrong in the runner.
+    pub fault: Option<JobFault>,
+}
+
+impl Default for Job {
+    fn default() -> Self {
+        Self {
+            repository: "acme/app".to_owned(),
+            workflow: "ci".to_owned(),
+            name: "build".to_owned(),
+            labels: vec!["self-hosted".to_owned()],
+            group: None,
+            steps: "true".to_owned(),
+            fault: None,
+        }
+    }
+}
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobStatus {
+    /// No runner has it.
+    Queued,
+    /// A runner has it.
+    InProgress,
+    /// It ended.
+    Completed,
+}
+
+/// A job and what became of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobState {
+    /// Its id.
+    pub id: JobId,
+    /// Id of the workflow run.
+    pub run_id: u64,
+    /// What was queued.
+    pub job: Job,
+    /// Where it stands.
+    pub status: JobStatus,
+    /// How it ended.
+    pub conclusion: Option<Conclusion>,
+    /// Its runner died: nobody reported an end.
+    pub lost: bool,
+    /// Times a runner took it: above one, somebody ran it twice.
+    pub attempts: u32,
+    /// Runner it was assigned to.
+    pub runner_id: Option<u64>,
+    /// That runner's name.
+    pub runner_name: Option<String>,
+    /// Tail of what its hooks and steps wrote.
+    pub output: String,
+}
+
+impl JobState {
+    pub(crate) fn new(id: u64, job: Job) -> Self {
+        Self {
+            id: JobId(id),
+            run_id: 9_000_000_000 + id,
+            job,
+            status: JobStatus::Queued,
+            conclusion: None,
+            lost: false,
+            attempts: 0,
+            runner_id: None,
+            runner_name: None,
+            output: String::new(),
+        }
+    }
+
+    pub(crate) fn requeue(&mut self) {
+        (self.status, self.runner_id, self.runner_name) = (JobStatus::Queued, None, None);
+    }
+}

@@ -1,0 +1,179 @@
+//! Between the protocol's messages and the operator's words. What comes in is cut and cleaned here, once; values this
+//! version does not know become the ones nothing follows from.
+
+use jiff::Timestamp;
+use miglet_proto::v1;
+use secrecy::ExposeSecret;
+
+use super::report::{AgentState, Command, Exit, ExitKind, Health, Job, Report};
+use crate::crd::conditions::cut;
+
+pub(super) const NAME_LIMIT: usize = 128;
+pub(super) const TEXT_LIMIT: usize = 300;
+
+impl From<v1::Report> for Report {
+    fn from(report: v1::Report) -> Self {
+        let job = report.job.map(Job::from);
+        let exit = report.exit.map(Exit::from);
+        Self {
+            state: state(v1::AgentState::try_from(report.state), job.is_some(), exit.is_some()),
+            draining: matches!(
+                v1::AgentState::try_from(report.state),
+                Ok(v1::AgentState::Draining | v1::AgentState::ShuttingDown)
+            ),
+            runner_name: cut(&report.runner_name, NAME_LIMIT),
+            job,
+            exit,
+            health: report.health.map(Health::from),
+            error: cut(&report.error, TEXT_LIMIT),
+        }
+    }
+}
+
+/// The state word and what else is said: a job means at least Busy, an exit means Ended, whatever the word is.
+fn state<E>(word: Result<v1::AgentState, E>, has_job: bool, has_exit: bool) -> AgentState {
+    let word = match word {
+        Ok(v1::AgentState::Ready) => AgentState::Ready,
+        Ok(v1::AgentState::RegisteringRunner) => AgentState::Registering,
+        Ok(v1::AgentState::Idle) => AgentState::Idle,
+        Ok(v1::AgentState::JobRunning) => AgentState::Busy,
+        _ => AgentState::Starting,
+    };
+    let word = if has_job { word.max(AgentState::Busy) } else { word };
+    if has_exit { AgentState::Ended } else { word }
+}
+
+impl From<v1::Job> for Job {
+    fn from(job: v1::Job) -> Self {
+        let result = v1::JobResult::try_from(job.result);
+        let completed = time(job.completed_unix_ms);
+        Self {
+            name: cut(&job.name, NAME_LIMIT),
+            repository: cut(&job.repository, NAME_LIMIT),
+            workflow: cut(&job.workflow, NAME_LIMIT),
+            run_id: i64::try_from(job.run_id).ok().filter(|id| *id > 0),
+            started: time(job.started_unix_ms),
+            completed,
+            result: result_word(result, completed.is_some()).to_owned(),
+        }
+    }
+}
+
+fn result_word<E>(result: Result<v1::JobResult, E>, completed: bool) -> &'static str {
+    match result {
+        Ok(v1::JobResult::Succeeded) => "Succeeded",
+        Ok(v1::JobResult::SucceededWithIssues) => "SucceededWithIssues",
+        Ok(v1::JobResult::Failed) => "Failed",
+        Ok(v1::JobResult::Canceled) => "Canceled",
+        Ok(v1::JobResult::Skipped) => "Skipped",
+        Ok(v1::JobResult::Abandoned) => "Abandoned",
+        Ok(v1::JobResult::Unspecified) | Err(_) if completed => "Unknown",
+        Ok(v1::JobResult::Unspecified) | Err(_) => "",
+    }
+}
+
+/// A time, unless it is unset or beyond what a calendar has.
+fn time(unix_ms: i64) -> Option<Timestamp> {
+    Timestamp::from_millisecond(unix_ms).ok().filter(|_| unix_ms > 0)
+}
+
+impl From<v1::RunnerExit> for Exit {
+    fn from(exit: v1::RunnerExit) -> Self {
+        let kind = match v1::RunnerExitKind::try_from(exit.kind) {
+            Ok(v1::RunnerExitKind::JobDone) => ExitKind::JobDone,
+            Ok(v1::RunnerExitKind::WithoutJob) => ExitKind::WithoutJob,
+            _ => ExitKind::Failed,
+        };
+        Self { kind, code: exit.code, detail: cut(&exit.detail, TEXT_LIMIT) }
+    }
+}
+
+impl From<v1::Health> for Health {
+    fn from(health: v1::Health) -> Self {
+        Self {
+            cpu: percent(u64::from(health.cpu_percent), 100),
+            memory: percent(health.memory_used_bytes, health.memory_total_bytes),
+            disk: percent(health.disk_used_bytes, health.disk_total_bytes),
+        }
+    }
+}
+
+fn percent(used: u64, total: u64) -> i32 {
+    let percent = (u128::from(used) * 100).checked_div(u128::from(total)).unwrap_or(0).min(100);
+    i32::try_from(percent).unwrap_or(100)
+}
+
+/// A command as it goes over the wire. The result holds a registration in the clear: it is sent, never logged.
+pub(super) fn wire(id: String, command: Command) -> v1::Command {
+    let command = match command {
+        Command::Register { runner_name, jit_config } => v1::command::Command::RegisterRunner(v1::RegisterRunner {
+            runner_name,
+            encoded_jit_config: jit_config.expose_secret().to_owned(),
+        }),
+        Command::Drain { reason } => v1::command::Command::Drain(v1::Drain { reason }),
+        Command::Shutdown { reason } => v1::command::Command::Shutdown(v1::Shutdown { reason }),
+    };
+    v1::Command { id, command: Some(command) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_agent_says_is_cut_and_cleaned() {
+        let report = Report::from(v1::Report {
+            runner_name: "r".repeat(1000),
+            error: format!("bad\u{1b}[2J\n\0{}", "e".repeat(10_000)),
+            job: Some(v1::Job {
+                name: "j\r\n".repeat(1000),
+                repository: "o/".repeat(1000),
+                workflow: "w".repeat(1000),
+                run_id: u64::MAX,
+                started_unix_ms: i64::MAX,
+                completed_unix_ms: i64::MIN,
+                result: 77,
+                ..v1::Job::default()
+            }),
+            exit: Some(v1::RunnerExit { code: i32::MIN, kind: -4, detail: "d".repeat(10_000) }),
+            ..v1::Report::default()
+        });
+        let job = report.job.expect("the job is kept");
+        assert_eq!((report.runner_name.len(), report.error.len()), (128, 300));
+        assert!(report.error.starts_with("bad[2J"), "{}", report.error);
+        assert_eq!((job.name.len(), job.repository.len(), job.workflow.len()), (128, 128, 128));
+        assert_eq!((job.run_id, job.started, job.completed, job.result.as_str()), (None, None, None, ""));
+        let exit = report.exit.expect("the exit is kept");
+        assert_eq!((exit.kind, exit.detail.len()), (ExitKind::Failed, 300));
+    }
+
+    #[test]
+    fn an_unknown_state_never_looks_idle() {
+        for word in [-1, 0, 7, 8, 9, 10, i32::MAX] {
+            let report = Report::from(v1::Report { state: word, ..v1::Report::default() });
+            assert_eq!(report.state, AgentState::Starting, "{word}");
+        }
+    }
+
+    #[test]
+    fn an_idle_agent_with_a_job_is_busy_and_one_with_an_exit_has_ended() {
+        let idle = i32::from(v1::AgentState::Idle as u8);
+        let job = Some(v1::Job::default());
+        let busy = v1::Report { state: idle, job: job.clone(), ..v1::Report::default() };
+        assert_eq!(Report::from(busy.clone()).state, AgentState::Busy);
+        let ended = v1::Report { exit: Some(v1::RunnerExit::default()), ..busy };
+        assert_eq!(Report::from(ended).state, AgentState::Ended);
+    }
+
+    #[test]
+    fn health_is_a_percentage_whatever_the_figures_are() {
+        let health = Health::from(v1::Health {
+            cpu_percent: u32::MAX,
+            memory_used_bytes: u64::MAX,
+            memory_total_bytes: 1,
+            disk_used_bytes: 1,
+            disk_total_bytes: 0,
+        });
+        assert_eq!(health, Health { cpu: 100, memory: 100, disk: 0 });
+    }
+}

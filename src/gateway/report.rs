@@ -1,0 +1,196 @@
+//! What an agent says, as the rest of the operator knows it: domain types, cut and cleaned.
+
+use jiff::Timestamp;
+use secrecy::SecretString;
+
+/// An agent's state, in the order of a VM's life: it only moves forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AgentState {
+    /// It starts, or asks for nothing yet.
+    #[default]
+    Starting,
+    /// It waits for a registration.
+    Ready,
+    /// It starts the runner.
+    Registering,
+    /// The runner waits for a job.
+    Idle,
+    /// The runner has a job.
+    Busy,
+    /// The runner ended.
+    Ended,
+}
+
+impl AgentState {
+    /// For status and tables.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "Starting",
+            Self::Ready => "Ready",
+            Self::Registering => "Registering",
+            Self::Idle => "Idle",
+            Self::Busy => "Busy",
+            Self::Ended => "Ended",
+        }
+    }
+}
+
+/// An agent's whole state.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Where it is.
+    pub state: AgentState,
+    /// It takes no further job.
+    pub draining: bool,
+    /// The runner whose registration it holds; empty before.
+    pub runner_name: String,
+    /// The job its runner was given.
+    pub job: Option<Job>,
+    /// How the runner ended.
+    pub exit: Option<Exit>,
+    /// How the machine is doing.
+    pub health: Option<Health>,
+    /// Its last error in words; empty when there is none.
+    pub error: String,
+}
+
+/// A job as the agent knows it: a hint, everything in it could be forged by the job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Job {
+    /// Display name.
+    pub name: String,
+    /// `owner/name`, or empty.
+    pub repository: String,
+    /// Workflow name, or empty.
+    pub workflow: String,
+    /// Run id.
+    pub run_id: Option<i64>,
+    /// When it started.
+    pub started: Option<Timestamp>,
+    /// When it ended.
+    pub completed: Option<Timestamp>,
+    /// Result word (`Succeeded` ...), empty while it runs.
+    pub result: String,
+}
+
+/// How a runner ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// What it means.
+    pub kind: ExitKind,
+    /// Exit code.
+    pub code: i32,
+    /// The listener's words.
+    pub detail: String,
+}
+
+/// What a runner's end means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitKind {
+    /// One job ran.
+    JobDone,
+    /// Exit 0 without a job.
+    WithoutJob,
+    /// Anything else.
+    Failed,
+}
+
+/// How a machine is doing, in percent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Processor.
+    pub cpu: i32,
+    /// Memory.
+    pub memory: i32,
+    /// Disk.
+    pub disk: i32,
+}
+
+/// An order to an agent.
+#[derive(Debug)]
+pub enum Command {
+    /// Start the runner with this registration.
+    Register {
+        /// Its name.
+        runner_name: String,
+        /// The secret that starts it.
+        jit_config: SecretString,
+    },
+    /// Take no new work; stop an idle listener.
+    Drain {
+        /// Why.
+        reason: String,
+    },
+    /// Power off once the runner has ended.
+    Shutdown {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Report {
+    /// What is known after hearing `next`: the state never goes back, a job or an exit once reported stays.
+    ///
+    /// After a job started the VM is in the job's hands: a Busy that becomes Idle again would be a way to look unused.
+    #[must_use]
+    pub fn advanced_to(&self, next: Self) -> Self {
+        Self {
+            state: self.state.max(next.state),
+            draining: self.draining || next.draining,
+            runner_name: if self.runner_name.is_empty() { next.runner_name } else { self.runner_name.clone() },
+            job: Job::advanced(self.job.as_ref(), next.job),
+            exit: self.exit.clone().or(next.exit),
+            health: next.health.or(self.health),
+            error: next.error,
+        }
+    }
+}
+
+impl Job {
+    /// The first job reported stays; what was unknown of it may be filled in.
+    fn advanced(old: Option<&Self>, next: Option<Self>) -> Option<Self> {
+        let (Some(old), Some(next)) = (old, next.clone()) else { return old.cloned().or(next) };
+        let keep = |old: &str, next: String| if old.is_empty() { next } else { old.to_owned() };
+        Some(Self {
+            name: keep(&old.name, next.name),
+            repository: keep(&old.repository, next.repository),
+            workflow: keep(&old.workflow, next.workflow),
+            run_id: old.run_id.or(next.run_id),
+            started: old.started.or(next.started),
+            completed: old.completed.or(next.completed),
+            result: keep(&old.result, next.result),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_agent_never_looks_idle_again() {
+        let busy = Report { state: AgentState::Busy, ..Report::default() };
+        let told = busy.advanced_to(Report { state: AgentState::Idle, ..Report::default() });
+        assert_eq!(told.state, AgentState::Busy);
+    }
+
+    #[test]
+    fn a_reported_result_is_not_rewritten() {
+        let failed = Report {
+            job: Some(Job { name: "build".into(), result: "Failed".into(), ..Job::default() }),
+            ..Report::default()
+        };
+        let told = failed.advanced_to(Report {
+            job: Some(Job {
+                name: "other".into(),
+                result: "Succeeded".into(),
+                workflow: "ci".into(),
+                ..Job::default()
+            }),
+            ..Report::default()
+        });
+        let job = told.job.expect("the job stays");
+        assert_eq!((job.name.as_str(), job.result.as_str(), job.workflow.as_str()), ("build", "Failed", "ci"));
+    }
+}

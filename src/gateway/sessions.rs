@@ -1,0 +1,216 @@
+//! The session table: where the gateway and the VM controller meet, in this process only.
+//!
+//! A session is opened with a generation; whoever closes or reports must show the same one, so that a connection that
+//! dies late never touches its successor. What was last reported outlives the connection: silence is not news.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::report::{AgentState, Command, Report};
+use crate::wakes::{Key, Wakes};
+
+/// Commands that may wait for a slow connection; more are refused.
+const COMMAND_QUEUE: usize = 8;
+
+/// What the VM controller sees of an agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AgentView {
+    /// Whether its stream is open now.
+    pub connected: bool,
+    /// When it was last heard, by our clock.
+    pub last_heard: Timestamp,
+    /// Since when it says Idle, while it does.
+    pub idle_since: Option<Timestamp>,
+    /// Version it runs.
+    pub version: String,
+    /// What it last said, moved forward only.
+    pub report: Report,
+}
+
+/// A right to speak for a VM until a newer one is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    vm: Key,
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    generation: u64,
+    view: AgentView,
+    commands: mpsc::Sender<Command>,
+}
+
+/// The agent cannot be told anything now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// There is no open session.
+    #[error("the agent is not connected")]
+    NotConnected,
+    /// It does not take its commands.
+    #[error("the agent does not take its commands")]
+    Full,
+}
+
+/// The table; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Sessions {
+    table: Arc<Mutex<Table>>,
+    wakes: Wakes,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    entries: HashMap<Key, Entry>,
+    rebooted: HashMap<Key, String>,
+    generations: u64,
+}
+
+impl Sessions {
+    /// A table that wakes the VM controller through `wakes`.
+    #[must_use]
+    pub fn new(wakes: Wakes) -> Self {
+        Self { table: Arc::default(), wakes }
+    }
+
+    /// Opens a session for an agent that proved who it is; an older one of the same VM ends.
+    #[must_use]
+    pub fn open(&self, vm: Key, version: String, report: Report, now: Timestamp) -> (Session, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
+        let mut table = self.lock();
+        table.generations += 1;
+        let generation = table.generations;
+        let report = match table.entries.get(&vm) {
+            Some(entry) => entry.view.report.advanced_to(report),
+            None => report,
+        };
+        let idle_since = table.entries.get(&vm).and_then(|e| e.view.idle_since);
+        let idle_since = idle_since.or(Some(now)).filter(|_| report.state == AgentState::Idle);
+        let view = AgentView { connected: true, last_heard: now, idle_since, version, report };
+        table.entries.insert(vm.clone(), Entry { generation, view, commands });
+        drop(table);
+        self.wakes.wake(vm.clone());
+        (Session { vm, generation }, receiver)
+    }
+
+    /// Takes a report in; wakes the controller only when something but the health changed. False when this session
+    /// was replaced: the connection must end.
+    #[must_use]
+    pub fn report(&self, session: &Session, report: Report, now: Timestamp) -> bool {
+        let mut table = self.lock();
+        let Some(entry) = table.entries.get_mut(&session.vm).filter(|e| e.generation == session.generation) else {
+            return false;
+        };
+        let next = entry.view.report.advanced_to(report);
+        let news = Report { health: None, ..next.clone() } != Report { health: None, ..entry.view.report.clone() };
+        entry.view.idle_since = entry.view.idle_since.or(Some(now)).filter(|_| next.state == AgentState::Idle);
+        entry.view.report = next;
+        entry.view.last_heard = now;
+        drop(table);
+        if news {
+            self.wakes.wake(session.vm.clone());
+        }
+        true
+    }
+
+    /// The connection of this session is gone.
+    pub fn close(&self, session: &Session) {
+        let mut table = self.lock();
+        let Some(entry) = table.entries.get_mut(&session.vm).filter(|e| e.generation == session.generation) else {
+            return;
+        };
+        entry.view.connected = false;
+        drop(table);
+        self.wakes.wake(session.vm.clone());
+    }
+
+    /// Another boot of a bound VM called in with a valid identity: that VM is over.
+    pub fn rebooted(&self, vm: &Key, boot_id: String) {
+        self.lock().rebooted.insert(vm.clone(), boot_id);
+        self.wakes.wake(vm.clone());
+    }
+
+    /// Whether another boot of this VM called in.
+    #[must_use]
+    pub fn was_rebooted(&self, vm: &Key) -> bool {
+        self.lock().rebooted.contains_key(vm)
+    }
+
+    /// What is known of a VM's agent in this process.
+    #[must_use]
+    pub fn view(&self, vm: &Key) -> Option<AgentView> {
+        self.lock().entries.get(vm).map(|entry| entry.view.clone())
+    }
+
+    /// Sends a command down the open stream.
+    ///
+    /// # Errors
+    /// When there is none, or it does not take commands. Nothing was sent then.
+    pub fn send(&self, vm: &Key, command: Command) -> Result<(), SendError> {
+        let table = self.lock();
+        let entry = table.entries.get(vm).filter(|e| e.view.connected).ok_or(SendError::NotConnected)?;
+        entry.commands.try_send(command).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => SendError::Full,
+            mpsc::error::TrySendError::Closed(_) => SendError::NotConnected,
+        })
+    }
+
+    /// Forgets a VM that is gone; its connection ends.
+    pub fn forget(&self, vm: &Key) {
+        let mut table = self.lock();
+        table.entries.remove(vm);
+        table.rebooted.remove(vm);
+    }
+
+    /// Open sessions.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        self.lock().entries.values().filter(|e| e.view.connected).count()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Session {
+    /// The VM it speaks for.
+    #[must_use]
+    pub fn vm(&self) -> &Key {
+        &self.vm
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Timestamp {
+        Timestamp::UNIX_EPOCH
+    }
+
+    #[test]
+    fn a_late_close_does_not_touch_the_newer_session() {
+        let sessions = Sessions::default();
+        let (old, _old_commands) = sessions.open(Key::new("ci", "vm"), "1".into(), Report::default(), now());
+        let (new, _commands) = sessions.open(Key::new("ci", "vm"), "1".into(), Report::default(), now());
+        sessions.close(&old);
+        assert!(sessions.view(new.vm()).expect("there").connected);
+        assert!(!sessions.report(&old, Report::default(), now()), "a replaced session must end");
+        assert!(sessions.report(&new, Report::default(), now()));
+    }
+
+    #[test]
+    fn a_command_to_a_closed_session_is_an_error() {
+        let sessions = Sessions::default();
+        let (session, _commands) = sessions.open(Key::new("ci", "vm"), "1".into(), Report::default(), now());
+        sessions.close(&session);
+        let result = sessions.send(session.vm(), Command::Drain { reason: String::new() });
+        assert_eq!(result, Err(SendError::NotConnected));
+    }
+}

@@ -1,0 +1,294 @@
+//! The sweep: removes what carries a live pool's hash and has no RunnerVM.
+//!
+//! Instances and registrations are made for objects that exist first, so a leftover has lost its object: a reply that
+//! came after everybody had given up, an object removed by force. Proof is strict: the outside is read before the
+//! objects (live), a leftover must be seen twice far enough apart, and a pass removes a bounded number. Registrations
+//! must be offline and without a job; the DELETE itself refuses busy ones.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use kube::{Api, Resource, ResourceExt, api::ListParams, runtime::reflector::Store};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Context, Error, view::selector};
+use crate::{
+    compute::{DeleteTarget, Group, GroupAction},
+    crd::{Phase, RunnerPool, RunnerVm, names},
+    forge::{Deletion, Runner},
+    vm::plan::later,
+    wakes::{Key, Wakes},
+};
+
+/// Intervals and bounds of the sweep.
+#[derive(Clone, Copy, Debug)]
+pub struct SweepConfig {
+    /// How often.
+    pub interval: Duration,
+    /// How far apart the two sightings must be.
+    pub sightings: Duration,
+    /// How often the forge's whole list is read at most.
+    pub runner_list: Duration,
+    /// Most removals of one pass.
+    pub limit: usize,
+}
+
+/// A leftover.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stray {
+    /// An instance.
+    Instance {
+        /// Its group.
+        group: Group,
+        /// Its name.
+        name: String,
+        /// Its URL; absent while it is only queued.
+        url: Option<String>,
+    },
+    /// A registration.
+    Runner {
+        /// The forge's id.
+        id: i64,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// What of `found` is to be removed now: seen before, long enough ago; at most `limit`. Keeps `seen` up to date.
+#[must_use]
+pub fn due(
+    seen: &mut BTreeMap<Stray, Timestamp>,
+    found: &BTreeSet<Stray>,
+    now: Timestamp,
+    config: &SweepConfig,
+) -> Vec<Stray> {
+    seen.retain(|stray, _| found.contains(stray));
+    for stray in found {
+        seen.entry(stray.clone()).or_insert(now);
+    }
+    let old_enough = seen.iter().filter(|(_, first)| now >= later(**first, config.sightings));
+    old_enough.map(|(stray, _)| stray.clone()).take(config.limit).collect()
+}
+
+/// The registrations among `runners` that carry `prefix`, are offline and idle, and whose VM has no object.
+#[must_use]
+pub fn stray_runners(runners: &[Runner], prefix: &str, vms: &BTreeSet<String>) -> BTreeSet<Stray> {
+    let vm_of = |name: &str| name.rsplit_once('-').map(|(vm, _)| vm.to_owned()).unwrap_or_default();
+    runners
+        .iter()
+        .filter(|r| r.name.starts_with(prefix) && !r.online && !r.busy && !vms.contains(&vm_of(&r.name)))
+        .map(|r| Stray::Runner { id: r.id, name: r.name.clone() })
+        .collect()
+}
+
+/// The sweeper; clones share what was seen.
+#[derive(Clone)]
+pub struct Sweeper {
+    config: SweepConfig,
+    vm_wakes: Wakes,
+    seen: Arc<Mutex<HashMap<String, Seen>>>,
+}
+
+/// What was seen of one pool.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    strays: BTreeMap<Stray, Timestamp>,
+    runners: Vec<Runner>,
+    runners_at: Option<Timestamp>,
+}
+
+impl Sweeper {
+    /// A sweeper that wakes VMs it has doubts about.
+    #[must_use]
+    pub fn new(config: SweepConfig, vm_wakes: Wakes) -> Self {
+        Self { config, vm_wakes, seen: Arc::default() }
+    }
+
+    /// Sweeps every pool at its interval, until `stop`. One pool's failure does not stop the rest.
+    pub async fn run(self, context: Context, pools: Store<RunnerPool>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.config.interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            for pool in pools.state() {
+                if let Err(error) = self.sweep(&context, &pool, false).await {
+                    warn!(pool = pool.name_any(), error = &error as &dyn std::error::Error, "Sweep failed");
+                }
+            }
+        }
+    }
+
+    /// Sweeps one pool; true when nothing of it was found outside. `fresh` reads the forge's list now.
+    ///
+    /// # Errors
+    /// When something could not be read: nothing is concluded then.
+    pub async fn sweep(&self, context: &Context, pool: &RunnerPool, fresh: bool) -> Result<bool, Error> {
+        let uid = pool.uid().unwrap_or_default();
+        let now = context.clock.now();
+        let mut seen = self.lock(|all| all.get(&uid).cloned()).unwrap_or_default();
+        let due_again = seen.runners_at.is_none_or(|at| now >= later(at, self.config.runner_list));
+        if fresh || due_again {
+            seen.runners = runners(context, pool).await?;
+            seen.runners_at = Some(now);
+        }
+        let prefix = names::vm_prefix(&pool.name_any(), &uid);
+        let instances = instances(context, pool, &prefix).await?;
+        let vms = objects(context, pool).await?;
+        let vm_names: BTreeSet<_> = vms.iter().map(ResourceExt::name_any).collect();
+        let mut found = stray_runners(&seen.runners, &prefix, &vm_names);
+        found.extend(instances.into_iter().filter(|stray| !is_of(stray, &vm_names)));
+        self.suspect(context, &vms, &seen);
+        let removals = due(&mut seen.strays, &found, now, &self.config);
+        for stray in &removals {
+            remove(context, pool, stray).await?;
+        }
+        let gone: BTreeSet<_> = removals.iter().filter_map(runner_id).collect();
+        seen.runners.retain(|runner| !gone.contains(&runner.id));
+        self.lock(|all| all.insert(uid, seen));
+        Ok(found.is_empty())
+    }
+
+    /// An idle VM whose runner the forge's list does not have: its own controller looks closer.
+    fn suspect(&self, context: &Context, vms: &[RunnerVm], seen: &Seen) {
+        let Some(listed_at) = seen.runners_at else { return };
+        let known: BTreeSet<_> = seen.runners.iter().map(|runner| runner.id).collect();
+        for vm in vms {
+            let Some(status) = &vm.status else { continue };
+            let before = status.last_heartbeat_time.as_ref().is_some_and(|at| at.0 < listed_at);
+            let id = status.runner.as_ref().and_then(|runner| runner.id);
+            if status.phase == Phase::Idle && before && id.is_some_and(|id| !known.contains(&id)) {
+                context.vm_memories.update(&vm.uid().unwrap_or_default(), |memory| memory.suspected = true);
+                self.vm_wakes.wake(Key::new(vm.namespace().unwrap_or_default(), vm.name_any()));
+            }
+        }
+    }
+
+    fn lock<T>(&self, with: impl FnOnce(&mut HashMap<String, Seen>) -> T) -> T {
+        with(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn runner_id(stray: &Stray) -> Option<i64> {
+    match stray {
+        Stray::Runner { id, .. } => Some(*id),
+        Stray::Instance { .. } => None,
+    }
+}
+
+fn is_of(stray: &Stray, vms: &BTreeSet<String>) -> bool {
+    matches!(stray, Stray::Instance { name, .. } if vms.contains(name))
+}
+
+async fn runners(context: &Context, pool: &RunnerPool) -> Result<Vec<Runner>, Error> {
+    let namespace = pool.namespace().unwrap_or_default();
+    let runners = match context.forges.runners(&namespace, &pool.spec.github).await {
+        // The Secret is certainly gone, maybe with its namespace: the instances can still be looked after.
+        Err(error) if error.is_missing() => return Ok(Vec::new()),
+        other => other.map_err(Error::Credentials)?,
+    };
+    let prefix = names::vm_prefix(&pool.name_any(), &pool.uid().unwrap_or_default());
+    let mut list = runners.list().await.map_err(Error::Forge)?;
+    list.retain(|runner| runner.name.starts_with(&prefix));
+    Ok(list)
+}
+
+/// Instances with this pool's prefix in any of its groups.
+async fn instances(context: &Context, pool: &RunnerPool, prefix: &str) -> Result<Vec<Stray>, Error> {
+    let gce = &pool.spec.compute.gce;
+    let mut strays = Vec::new();
+    for group in gce.groups.iter().filter_map(|group| Group::of(&gce.project, group)) {
+        let listing = context.groups.listing(&group, context.clock.now()).await.map_err(Error::Compute)?;
+        let ours = listing.instances.values().filter(|i| i.name.starts_with(prefix));
+        strays.extend(ours.filter(|i| i.action != GroupAction::Deleting).map(|i| Stray::Instance {
+            group: group.clone(),
+            name: i.name.clone(),
+            url: i.url.clone(),
+        }));
+    }
+    Ok(strays)
+}
+
+async fn objects(context: &Context, pool: &RunnerPool) -> Result<Vec<RunnerVm>, Error> {
+    let api = Api::<RunnerVm>::namespaced(context.client.clone(), &pool.namespace().unwrap_or_default());
+    let params = ListParams::default().labels(&selector(&pool.name_any()));
+    Ok(context.kube("listing the pool's VMs", api.list(&params)).await?.items)
+}
+
+async fn remove(context: &Context, pool: &RunnerPool, stray: &Stray) -> Result<(), Error> {
+    context.leadership.may_act().map_err(Error::Leadership)?;
+    info!(pool = pool.name_any(), ?stray, "Leftover is removed");
+    match stray {
+        Stray::Instance { group, name, url } => {
+            let target = url.clone().map_or_else(|| DeleteTarget::Name(name.clone()), DeleteTarget::Url);
+            context.groups.delete(group, target).await.map_err(Error::Compute)?;
+            told(context, pool, format!("instance {name} had no RunnerVM: it is deleted")).await;
+        }
+        Stray::Runner { id, name } => {
+            let namespace = pool.namespace().unwrap_or_default();
+            let runners = context.forges.runners(&namespace, &pool.spec.github).await.map_err(Error::Credentials)?;
+            if runners.delete(*id).await.map_err(Error::Forge)? == Deletion::Deleted {
+                told(context, pool, format!("registration {name} had no RunnerVM: it is removed")).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn told(context: &Context, pool: &RunnerPool, note: String) {
+    context.events.warn(&pool.object_ref(&()), "LeftoverRemoved", note).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> SweepConfig {
+        let minute = Duration::from_mins(1);
+        SweepConfig { interval: minute, sightings: minute, runner_list: minute, limit: 2 }
+    }
+
+    fn runner(id: i64, name: &str, online: bool) -> Runner {
+        Runner { id, name: name.into(), online, busy: false }
+    }
+
+    #[test]
+    fn only_offline_registrations_of_this_pool_without_an_object_are_strays() {
+        let runners = [
+            runner(1, "linux-abc-vm1-1", false),
+            runner(2, "linux-abc-vm2-1", false),
+            runner(3, "linux-abc-vm3-1", true),
+            runner(4, "linux-xyz-vm4-1", false),
+        ];
+        let vms = BTreeSet::from(["linux-abc-vm1".to_owned()]);
+        let strays = stray_runners(&runners, "linux-abc-", &vms);
+        assert_eq!(strays.iter().filter_map(runner_id).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn a_leftover_is_removed_only_when_seen_twice_far_enough_apart_and_a_few_at_a_time() {
+        let found: BTreeSet<_> = (1..=3).map(|id| Stray::Runner { id, name: String::new() }).collect();
+        let mut seen = BTreeMap::new();
+        let start = Timestamp::UNIX_EPOCH;
+        assert!(due(&mut seen, &found, start, &config()).is_empty());
+        assert!(due(&mut seen, &found, later(start, Duration::from_secs(59)), &config()).is_empty());
+        assert_eq!(due(&mut seen, &found, later(start, Duration::from_mins(1)), &config()).len(), 2);
+    }
+
+    #[test]
+    fn a_leftover_that_was_gone_in_between_starts_over() {
+        let found = BTreeSet::from([Stray::Runner { id: 1, name: String::new() }]);
+        let mut seen = BTreeMap::new();
+        let start = Timestamp::UNIX_EPOCH;
+        assert!(due(&mut seen, &found, start, &config()).is_empty());
+        assert!(due(&mut seen, &BTreeSet::new(), start, &config()).is_empty());
+        assert!(due(&mut seen, &found, later(start, Duration::from_mins(9)), &config()).is_empty());
+    }
+}

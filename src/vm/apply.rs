@@ -1,0 +1,249 @@
+//! Carries one step out. Makes no decisions: what came of it goes into the memory, and the next plan sees it.
+
+use std::future::Future;
+
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use tracing::info;
+
+use super::{
+    Context, Error,
+    memory::{Creation, Memory},
+    plan::{End, Step},
+    tell::{END_REASONS, word},
+};
+use crate::{
+    compute::{DeleteTarget, Group, groups::CreateError},
+    crd::{
+        RunnerStatus, RunnerVm, RunnerVmStatus,
+        conditions::{DRAINING, find},
+        names,
+    },
+    forge::{Deletion, ForgeError, ForgeErrorClass, Registered, Registration, SharedRunners},
+    gateway::report::Command,
+    wakes::Key,
+};
+
+/// One VM, with what acting on it takes.
+pub(super) struct Actor<'a> {
+    context: &'a Context,
+    vm: &'a RunnerVm,
+    key: Key,
+    uid: String,
+}
+
+impl<'a> Actor<'a> {
+    pub(super) fn new(context: &'a Context, vm: &'a RunnerVm) -> Self {
+        let key = Key::new(vm.namespace().unwrap_or_default(), vm.name_any());
+        Self { context, vm, key, uid: vm.uid().unwrap_or_default() }
+    }
+
+    /// Takes the step. `status` is what the object's status is (or will be) while it is taken.
+    pub(super) async fn act(&self, step: &Step, status: &mut RunnerVmStatus) -> Result<(), Error> {
+        if matches!(step, Step::Wait) {
+            return Ok(());
+        }
+        self.context.leadership.may_act().map_err(Error::Leadership)?;
+        match step {
+            Step::Wait => Ok(()),
+            Step::Create => self.create().await,
+            Step::Register { .. } => self.register(status).await,
+            Step::ClearName { name } => self.clear_name(name).await,
+            Step::Look { id } => self.look(*id).await,
+            Step::CheckScope => self.forge(|runners| async move { runners.check().await }).await.map(drop),
+            Step::Deregister { id } => self.deregister(*id).await,
+            Step::NoteRegistrationGone => self.remember(|memory| memory.registration_gone = true),
+            Step::TellDrain => self.tell_drain(),
+            Step::AskLastWords => self.ask_last_words().await,
+            Step::DeleteInstance(target) => self.delete_instance(target).await,
+            Step::End(end) => self.end(end).await,
+            Step::Release { left_behind } => self.release(*left_behind).await,
+        }
+    }
+
+    /// Writes the status if it differs, under the object's resource version: two writers never overwrite each other.
+    pub(super) async fn write(&self, status: &RunnerVmStatus) -> Result<RunnerVm, Error> {
+        self.context.leadership.may_act().map_err(Error::Leadership)?;
+        let mut next = self.vm.clone();
+        next.status = Some(status.clone());
+        let params = PostParams { field_manager: Some(names::VM_MANAGER.into()), ..PostParams::default() };
+        self.kube("writing the status", self.api().replace_status(&self.vm.name_any(), &params, &next)).await
+    }
+
+    async fn create(&self) -> Result<(), Error> {
+        self.context.leadership.may_create().map_err(Error::Leadership)?;
+        let result = self.context.groups.create(&self.group()?, &self.key.name).await;
+        let at = self.context.clock.now();
+        let (creation, error) = match result {
+            Ok(()) => (Creation::Accepted { at }, None),
+            Err(CreateError::NameTaken(error)) => (Creation::Refused { error, name_taken: true }, None),
+            Err(CreateError::Rejected(error)) => (Creation::Refused { error, name_taken: false }, None),
+            Err(CreateError::Unknown(error)) => (Creation::Unknown { at }, Some(error)),
+        };
+        self.remember(|memory| memory.creation = Some(creation))?;
+        error.map_or(Ok(()), |error| Err(Error::Compute(error)))
+    }
+
+    /// The name is written down; now the POST, then the id, then the send: never in another order.
+    async fn register(&self, status: &mut RunnerVmStatus) -> Result<(), Error> {
+        let Some(runner) = status.runner.clone() else { return Err(Error::Bug("a registration without a name")) };
+        self.remember(|memory| {
+            memory.registrations_asked += 1;
+            memory.name_cleared = false;
+        })?;
+        let name = runner.name.clone();
+        let result = self.forge(|runners| self.ask_registration(runners, name.clone())).await;
+        if let Err(Error::Forge(error)) = &result
+            && !error.ambiguous
+            && error.class != ForgeErrorClass::NameTaken
+        {
+            // Certainly nothing was made: the same name can be asked for again.
+            self.remember(|memory| memory.registrations_asked -= 1)?;
+        }
+        let registered = result?;
+        status.runner = Some(RunnerStatus { id: Some(registered.id), ..runner });
+        self.write(status).await?;
+        self.send(name, registered)
+    }
+
+    async fn ask_registration(&self, runners: SharedRunners, name: String) -> Result<Registered, ForgeError> {
+        let github = &self.vm.spec.github;
+        let group = runners.group(github.runner_group.as_deref()).await?;
+        runners.register(&Registration { name, group, labels: github.labels.clone() }).await
+    }
+
+    fn send(&self, runner_name: String, registered: Registered) -> Result<(), Error> {
+        let now = self.context.clock.now();
+        self.remember(|memory| memory.forge_trouble = None)?;
+        let command = Command::Register { runner_name, jit_config: registered.jit_config };
+        // A failure is final: what may have been sent is never sent again, the next pass replaces the VM.
+        let sent = self.context.sessions.send(&self.key, command);
+        if sent.is_ok() {
+            self.remember(|memory| memory.config_sent = Some(now))?;
+        }
+        sent.map_err(Error::Session)
+    }
+
+    async fn clear_name(&self, name: &str) -> Result<(), Error> {
+        let found = self.forge(|runners| async move { runners.find(name).await }).await?;
+        let outcome = match found {
+            Some(runner) => self.forge(|runners| async move { runners.delete(runner.id).await }).await?,
+            None => Deletion::NotFound,
+        };
+        let cleared = outcome != Deletion::Busy;
+        self.remember(|memory| memory.name_cleared = cleared)
+    }
+
+    async fn look(&self, id: i64) -> Result<(), Error> {
+        let at = self.context.clock.now();
+        let found = self.forge(|runners| async move { runners.get(id).await }).await?;
+        self.remember(|memory| memory.looked(at, found))
+    }
+
+    async fn deregister(&self, id: i64) -> Result<(), Error> {
+        let at = self.context.clock.now();
+        let outcome = self.forge(|runners| async move { runners.delete(id).await }).await?;
+        self.remember(|memory| {
+            memory.deletion = Some((at, outcome));
+            memory.registration_gone |= outcome == Deletion::Deleted;
+        })
+    }
+
+    fn tell_drain(&self) -> Result<(), Error> {
+        let reason = "the namespace of its pool is being deleted".to_owned();
+        self.context.sessions.send(&self.key, Command::Drain { reason }).map_err(Error::Session)?;
+        self.remember(|memory| memory.drain_told = true)
+    }
+
+    async fn ask_last_words(&self) -> Result<(), Error> {
+        let zone = self.vm.status.as_ref().and_then(|s| s.instance.as_ref()).map(|i| i.zone.clone());
+        let words = match zone {
+            Some(zone) => self.context.groups.last_words(&self.group()?, &zone, &self.key.name).await,
+            None => Ok(None),
+        };
+        // It explains, it does not decide: a failure to ask only makes the message shorter.
+        let words = words.ok().flatten().unwrap_or_default();
+        self.remember(|memory| memory.last_words = Some(words))
+    }
+
+    async fn delete_instance(&self, target: &DeleteTarget) -> Result<(), Error> {
+        let at = self.context.clock.now();
+        self.context.groups.delete(&self.group()?, target.clone()).await.map_err(Error::Compute)?;
+        self.remember(|memory| memory.delete_asked = Some(at))
+    }
+
+    async fn end(&self, end: &End) -> Result<(), Error> {
+        info!(vm = %self.key, reason = end.reason, message = end.message, "VM ends");
+        if let Some((class, message)) = &end.back_off {
+            self.context.groups.back_off(&self.group()?, *class, message);
+        }
+        let preconditions = Preconditions { uid: Some(self.uid.clone()), resource_version: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        self.kube("deleting the object", self.api().delete(&self.key.name, &params)).await?;
+        self.context.job_told(self.vm).await;
+        Ok(())
+    }
+
+    async fn release(&self, left_behind: bool) -> Result<(), Error> {
+        if left_behind {
+            let runner = self.vm.status.as_ref().and_then(|s| s.runner.as_ref()).map(|r| r.name.clone());
+            let note = format!("runner {} is left to GitHub, which drops it within a day", runner.unwrap_or_default());
+            self.context.events.warn(&self.vm.object_ref(&()), "RegistrationLeftBehind", note).await;
+        }
+        let reason = end_reason(self.vm);
+        if reason != "JobCompleted" {
+            self.context.job_told(self.vm).await;
+        }
+        let finalizers: Vec<_> = self.vm.finalizers().iter().filter(|f| *f != names::VM_FINALIZER).collect();
+        let version = self.vm.resource_version();
+        let patch = serde_json::json!({"metadata": {"finalizers": finalizers, "resourceVersion": version}});
+        let params = PatchParams { field_manager: Some(names::VM_MANAGER.into()), ..PatchParams::default() };
+        let patch = Patch::Merge(&patch);
+        self.kube("removing the finalizer", self.api().patch(&self.key.name, &params, &patch)).await?;
+        info!(vm = %self.key, reason, "VM is gone");
+        self.context.metrics.vm_removed(word(&reason, &END_REASONS));
+        self.context.memories.forget(&self.uid);
+        self.context.sessions.forget(&self.key);
+        Ok(())
+    }
+
+    /// Asks the forge; remembers its trouble in words for the conditions.
+    async fn forge<T, F>(&self, ask: impl FnOnce(SharedRunners) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, ForgeError>>,
+    {
+        let runners = self.context.forges.runners(&self.key.namespace, &self.vm.spec.github).await?;
+        let result = ask(runners).await;
+        let trouble = result.as_ref().err().map(ToString::to_string);
+        self.remember(|memory| memory.forge_trouble = trouble)?;
+        result.map_err(Error::Forge)
+    }
+
+    async fn kube<T>(&self, action: &'static str, call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+        match tokio::time::timeout(self.context.request_timeout, call).await {
+            Ok(result) => result.map_err(|source| Error::Kube { action, source }),
+            Err(_) => Err(Error::Timeout { action }),
+        }
+    }
+
+    fn remember(&self, change: impl FnOnce(&mut Memory)) -> Result<(), Error> {
+        self.context.memories.update(&self.uid, change);
+        Ok(())
+    }
+
+    fn group(&self) -> Result<Group, Error> {
+        Group::of(&self.vm.spec.project, &self.vm.spec.group).ok_or(Error::Bug("a group without zone and region"))
+    }
+
+    fn api(&self) -> Api<RunnerVm> {
+        Api::namespaced(self.context.client.clone(), &self.key.namespace)
+    }
+}
+
+/// Why it ends, as its Draining condition says.
+fn end_reason(vm: &RunnerVm) -> String {
+    let conditions = vm.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    find(conditions, DRAINING).map_or_else(|| "Deleted".to_owned(), |condition| condition.reason.clone())
+}

@@ -1,0 +1,116 @@
+//! What this process did to a VM and saw of it: lost with the process, and nothing depends on its surviving.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    compute::{ComputeError, Instance},
+    forge::{Deletion, Runner},
+};
+
+/// What became of the create call of this process.
+#[derive(Clone, Debug)]
+pub enum Creation {
+    /// The group took the name.
+    Accepted {
+        /// When the answer came.
+        at: Timestamp,
+    },
+    /// It certainly did not: the error, and whether the name belongs to something foreign.
+    Refused {
+        /// What was said.
+        error: ComputeError,
+        /// An instance of this name was there before.
+        name_taken: bool,
+    },
+    /// Nobody knows: only lists will tell.
+    Unknown {
+        /// When the last try ended.
+        at: Timestamp,
+    },
+}
+
+/// One VM's memory.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// What became of the create call.
+    pub creation: Option<Creation>,
+    /// Latest list that was looked at, and the first of the lists without the VM that led up to it.
+    pub listed: Option<Timestamp>,
+    /// First of the latest lists that do not show it.
+    pub absent_since: Option<Timestamp>,
+    /// When its deletion was last asked for.
+    pub delete_asked: Option<Timestamp>,
+    /// The object was seen unbound here: whatever name it has since was given under this process's eyes.
+    pub saw_unbound: bool,
+    /// Registrations asked for by this process.
+    pub registrations_asked: u32,
+    /// The registration under the current name is certainly gone, or was never made.
+    pub name_cleared: bool,
+    /// When the JIT config was handed to the session.
+    pub config_sent: Option<Timestamp>,
+    /// What the last DELETE of the registration said, and when.
+    pub deletion: Option<(Timestamp, Deletion)>,
+    /// What the last look at the registration said, and when.
+    pub look: Option<(Timestamp, Option<Runner>)>,
+    /// When the first of the latest looks that show it offline and without a job was.
+    pub offline_since: Option<Timestamp>,
+    /// The forge's list does not have its runner: to be looked up by id.
+    pub suspected: bool,
+    /// The agent was told to drain.
+    pub drain_told: bool,
+    /// What a VM that never called in had to say.
+    pub last_words: Option<String>,
+    /// Last trouble with the forge, in words.
+    pub forge_trouble: Option<String>,
+    /// The end of the registration is known (204, or corroborated).
+    pub registration_gone: bool,
+}
+
+impl Memory {
+    /// Takes a list into account; lists come in the order they were asked for.
+    pub fn listed(&mut self, asked_at: Timestamp, instance: Option<&Instance>) {
+        if self.listed.is_some_and(|before| before >= asked_at) {
+            return;
+        }
+        self.listed = Some(asked_at);
+        self.absent_since = match instance {
+            Some(_) => None,
+            None => self.absent_since.or(Some(asked_at)),
+        };
+    }
+
+    /// Takes a look at the registration into account.
+    pub fn looked(&mut self, at: Timestamp, runner: Option<Runner>) {
+        let offline = runner.as_ref().is_some_and(|r| !r.online && !r.busy);
+        self.offline_since = if offline { self.offline_since.or(Some(at)) } else { None };
+        self.suspected &= runner.is_none();
+        self.look = Some((at, runner));
+    }
+}
+
+/// The memories of all VMs, by the object's uid; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Memories(Arc<Mutex<HashMap<String, Memory>>>);
+
+impl Memories {
+    /// A VM's memory as it is now.
+    #[must_use]
+    pub fn get(&self, uid: &str) -> Memory {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned().unwrap_or_default()
+    }
+
+    /// Changes a VM's memory.
+    pub fn update(&self, uid: &str, change: impl FnOnce(&mut Memory)) {
+        change(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(uid.to_owned()).or_default());
+    }
+
+    /// Forgets a VM that is gone.
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}

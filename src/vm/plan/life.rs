@@ -1,0 +1,226 @@
+//! The life of a VM that nobody wants gone: forward when it can, over when a fact says so.
+
+use jiff::Timestamp;
+
+use super::{End, Plan, Step, later, later_by, until};
+use crate::{
+    compute::{ErrorClass, LaunchError, Power},
+    gateway::report::{AgentState, ExitKind},
+    vm::{
+        memory::Creation,
+        view::{Access, Presence, Timing, VmView},
+    },
+};
+
+/// An end if some fact says so, else the next step forward.
+pub(super) fn plan(view: &VmView, now: Timestamp, timing: &Timing) -> Plan {
+    let end = ended_by_itself(view)
+        .or_else(|| view.dead(now, timing).map(|(reason, message)| End::new(reason, message)))
+        .or_else(|| refused(view))
+        .or_else(|| launch_failed(view, now))
+        .or_else(|| delivery_lost(view))
+        .or_else(|| too_old(view, now))
+        .or_else(|| ghost(view, now, timing))
+        .or_else(|| lost(view, now, timing));
+    match end {
+        Some(end) => Plan::act(Step::End(end)),
+        None => unregistered(view, now).unwrap_or_else(|| forward(view, now, timing)),
+    }
+}
+
+/// The agent reported how its runner ended.
+fn ended_by_itself(view: &VmView) -> Option<End> {
+    let report = &view.agent.as_ref()?.report;
+    let exit = report.exit.as_ref()?;
+    let result = report.job.as_ref().map_or("", |job| job.result.as_str());
+    Some(match exit.kind {
+        ExitKind::JobDone => End::new("JobCompleted", format!("the job ended: {result}")),
+        ExitKind::WithoutJob => {
+            End::new("RunnerExitedWithoutJob", format!("the runner ended without a job. {}", exit.detail))
+        }
+        ExitKind::Failed => {
+            End::new("RunnerFailed", format!("the runner ended with code {}. {}", exit.code, exit.detail))
+        }
+    })
+}
+
+/// The create call certainly had no effect.
+fn refused(view: &VmView) -> Option<End> {
+    let Some(Creation::Refused { error, name_taken }) = &view.memory.creation else { return None };
+    let reason = if *name_taken { "NameTaken" } else { error.class.as_str() };
+    Some(End { never_created: true, ..End::new(reason, error.to_string()) })
+}
+
+/// The group cannot make the machine, or took too long.
+fn launch_failed(view: &VmView, now: Timestamp) -> Option<End> {
+    let status = view.status();
+    if status.launched_time.is_some() || status.agent.is_some() {
+        return None;
+    }
+    if let Presence::Present(instance) = &view.presence
+        && let Some(error) = instance.errors.iter().find(|e| is_final(e))
+    {
+        let back_off = Some((error.class, error.message.clone()));
+        return Some(End { back_off, ..End::new(error.class.as_str(), format!("{}: {}", error.code, error.message)) });
+    }
+    let deadline = later_by(status.create_requested_time?.0, view.vm.spec.lifecycle.launch_timeout_seconds);
+    let running = matches!(&view.presence, Presence::Present(i) if i.power == Power::Running);
+    // Only a list from after the deadline can say that it does not run.
+    let looked = view.memory.listed.is_some_and(|at| at >= deadline);
+    (now >= deadline && looked && !running).then(|| {
+        let message = format!("the instance did not run within {} s", view.vm.spec.lifecycle.launch_timeout_seconds);
+        let back_off = Some((ErrorClass::Capacity, message.clone()));
+        End { back_off, ..End::new("LaunchTimeout", message) }
+    })
+}
+
+/// Errors the group would only repeat; anything else it may still get over.
+fn is_final(error: &LaunchError) -> bool {
+    matches!(error.class, ErrorClass::Capacity | ErrorClass::Quota | ErrorClass::Config)
+}
+
+/// A registration was noted as about to be sent, and the agent does not have it: it will never be sent again.
+fn delivery_lost(view: &VmView) -> Option<End> {
+    let runner = view.status().runner?;
+    runner.id?;
+    let agent = view.agent.as_ref().filter(|agent| agent.connected)?;
+    let lost = view.memory.config_sent.is_none() && agent.report.runner_name.is_empty();
+    lost.then(|| End::new("DeliveryLost", "the registration was made but may not have reached the VM"))
+}
+
+/// Maximum lifetime: starts a drain, cuts nothing.
+fn too_old(view: &VmView, now: Timestamp) -> Option<End> {
+    let seconds = view.vm.spec.lifecycle.max_lifetime_seconds;
+    (now >= later_by(view.created()?, seconds))
+        .then(|| End::new("MaxLifetime", format!("older than {seconds} s; a job that runs may finish")))
+}
+
+/// The agent waits for jobs that can never come: the forge no longer knows its runner.
+fn ghost(view: &VmView, now: Timestamp, timing: &Timing) -> Option<End> {
+    let (looked, None) = view.memory.look.as_ref()? else { return None };
+    (corroborated(view, *looked, now, timing)).then(|| {
+        End::new("RegistrationGone", "GitHub no longer knows this runner, which still waits for a job: it was replaced")
+    })
+}
+
+/// Whether a 404 of this time means that the registration is gone (never while a job runs, as far as we are told).
+pub(super) fn corroborated(view: &VmView, not_found: Timestamp, now: Timestamp, timing: &Timing) -> bool {
+    let Access::Usable { seen: Some(seen) } = view.access else { return false };
+    let visible = later(seen, timing.scope_read) >= not_found;
+    let Some(agent) = &view.agent else { return visible && view.dead(now, timing).is_some() };
+    let exited = agent.report.exit.is_some();
+    let idle = agent.idle_since.is_some_and(|since| agent.last_heard >= later(since, timing.idle_sighting));
+    let busy = agent.report.state == AgentState::Busy && !exited;
+    visible && (view.dead(now, timing).is_some() || exited || (idle && !busy))
+}
+
+/// The agent is silent, and GitHub has seen its runner offline and without a job for a while: a drain can lose nothing.
+fn lost(view: &VmView, now: Timestamp, timing: &Timing) -> Option<End> {
+    let (looked, Some(runner)) = view.memory.look.as_ref()? else { return None };
+    let quiet = silent(view, now) && !runner.online && !runner.busy;
+    let offline = view.memory.offline_since.is_some_and(|since| *looked >= later(since, timing.idle_sighting));
+    (quiet && offline)
+        .then(|| End::new("AgentLost", "the agent is silent and GitHub sees its runner offline and without a job"))
+}
+
+/// Whether the agent was not heard within the heartbeat timeout, counted from our own take-over at the earliest.
+#[must_use]
+pub fn silent(view: &VmView, now: Timestamp) -> bool {
+    let heard = view.agent.as_ref().map_or(view.leading_since, |agent| agent.last_heard.max(view.leading_since));
+    now >= later_by(heard, view.vm.spec.lifecycle.heartbeat_timeout_seconds)
+}
+
+/// A VM that runs, but whose runner is not idle at GitHub yet: it has until the registration timeout.
+fn unregistered(view: &VmView, now: Timestamp) -> Option<Plan> {
+    let status = view.status();
+    let seconds = view.vm.spec.lifecycle.registration_timeout_seconds;
+    if now < later_by(status.launched_time?.0, seconds) || registered(view) || forge_is_to_blame(view) {
+        return None;
+    }
+    if view.memory.last_words.is_none() && status.instance.is_some() {
+        return Some(Plan::act(Step::AskLastWords));
+    }
+    let words = view.memory.last_words.as_deref().unwrap_or_default();
+    let said = if words.is_empty() { String::new() } else { format!("; it said (unverified): {words}") };
+    let what = if status.agent.is_some() { "the runner did not become idle" } else { "the VM never called in" };
+    let message = format!("{what} within {seconds} s of running{said}");
+    Some(Plan::act(Step::End(End::new("RegistrationTimeout", message))))
+}
+
+/// Its runner is, or was before this process took over, held by its agent.
+fn registered(view: &VmView) -> bool {
+    match &view.agent {
+        Some(agent) => agent.report.state >= AgentState::Idle,
+        None => view.status().runner.is_some_and(|runner| runner.id.is_some()),
+    }
+}
+
+/// The VM did its part, GitHub does not: another VM would fare no better.
+fn forge_is_to_blame(view: &VmView) -> bool {
+    let waits = view.agent.as_ref().is_some_and(|agent| agent.connected && agent.report.runner_name.is_empty());
+    waits && (view.memory.forge_trouble.is_some() || !matches!(view.access, Access::Usable { .. }))
+}
+
+/// The next step of a life that goes well.
+fn forward(view: &VmView, now: Timestamp, timing: &Timing) -> Plan {
+    let status = view.status();
+    let Some(requested) = status.create_requested_time else { return Plan::act(Step::Create) };
+    match &view.presence {
+        Presence::Present(_) => {}
+        // Asked for by a process that is gone, or nobody knows: two lists without it, and it can be asked for again.
+        Presence::Absent { .. } if !accepted(view) && view.instance_gone(now, timing) => {
+            return Plan::act(Step::Create);
+        }
+        Presence::Absent { .. } | Presence::Unknown => return Plan::wait(timing.poll),
+    }
+    if status.agent.is_some() && status.runner.as_ref().is_none_or(|r| r.id.is_none()) {
+        return registering(view, timing);
+    }
+    watching(view, requested.0, now, timing)
+}
+
+fn accepted(view: &VmView) -> bool {
+    matches!(view.memory.creation, Some(Creation::Accepted { .. }))
+}
+
+/// Bound, and nothing was ever sent: register. A name whose reply may be lost is cleared first.
+fn registering(view: &VmView, timing: &Timing) -> Plan {
+    let connected = view.agent.as_ref().is_some_and(|agent| agent.connected && agent.report.runner_name.is_empty());
+    if !connected || !matches!(view.access, Access::Usable { .. }) {
+        return Plan::wait(timing.poll);
+    }
+    let Some(runner) = view.status().runner else { return Plan::act(Step::Register { attempt: 1 }) };
+    if view.memory.name_cleared {
+        return Plan::act(Step::Register { attempt: runner.attempt.saturating_add(1) });
+    }
+    if view.memory.saw_unbound && view.memory.registrations_asked == 0 {
+        return Plan::act(Step::Register { attempt: runner.attempt });
+    }
+    Plan::act(Step::ClearName { name: runner.name })
+}
+
+/// Idle or busy, or about to be: look at GitHub when somebody is missing, and keep the deadlines.
+fn watching(view: &VmView, requested: Timestamp, now: Timestamp, timing: &Timing) -> Plan {
+    let runner_id = view.status().runner.and_then(|runner| runner.id);
+    let doubtful = silent(view, now) || view.memory.suspected;
+    if let (Some(id), true, Access::Usable { seen }) = (runner_id, doubtful, &view.access) {
+        let fresh = |at: Timestamp| now < later(at, timing.poll);
+        if !view.memory.look.as_ref().is_some_and(|(at, _)| fresh(*at)) {
+            return Plan::act(Step::Look { id });
+        }
+        if seen.is_none_or(|seen| later(seen, timing.scope_read) < now) {
+            return Plan::act(Step::CheckScope);
+        }
+        return Plan::wait(timing.poll);
+    }
+    let lifetime = later_by(view.created().unwrap_or(requested), view.vm.spec.lifecycle.max_lifetime_seconds);
+    let mut deadline = lifetime;
+    if let Some(agent) = &view.agent {
+        let heard = agent.last_heard.max(view.leading_since);
+        deadline = deadline.min(later_by(heard, view.vm.spec.lifecycle.heartbeat_timeout_seconds));
+    }
+    if !registered(view) {
+        deadline = deadline.min(later(now, timing.poll));
+    }
+    Plan::wait(until(deadline, now))
+}

@@ -1,0 +1,231 @@
+//! The status a view and a plan lead to: pure, and equal to the old one when nothing changed for a reader.
+
+use jiff::Timestamp;
+
+use super::{
+    plan::{End, Plan, Step, silent},
+    view::{Access, Presence, Timing, VmView},
+};
+use crate::{
+    compute::Power,
+    crd::{
+        HealthStatus, InstanceStatus, JobStatus, KubeTime, Phase, RunnerStatus, RunnerVmStatus,
+        conditions::{
+            AGENT_CONNECTED, DELETING, DRAINING, Finding, LAUNCHED, READY, REGISTERED, State, conditions, cut, find,
+        },
+        names,
+    },
+    gateway::report::{AgentState, Job, Report},
+};
+
+/// What this VM's status should be.
+#[must_use]
+pub fn status(view: &VmView, plan: &Plan, now: Timestamp, timing: &Timing) -> RunnerVmStatus {
+    let old = view.status();
+    let mut new = old.clone();
+    // A deletion bumps the generation: not worth a write, there is nothing else to observe in it.
+    let seen = view.deletion_requested().map(|_| old.observed_generation).filter(|generation| *generation >= 0);
+    new.observed_generation = seen.or(view.vm.metadata.generation).unwrap_or_default();
+    marks(&mut new, plan, now, view);
+    machine(&mut new, view, now);
+    if let Some(agent) = &view.agent {
+        report(&mut new, &agent.report, &agent.version);
+    }
+    new.phase = phase(view, &new, plan, now, timing);
+    let found = findings(view, &new, plan, now);
+    new.conditions = conditions(&old.conditions, found, Some(new.observed_generation), now);
+    if new != old {
+        heartbeat(&mut new, view);
+    }
+    new
+}
+
+/// Whether writing `new` must come before the effect: it is the memory that the effect may have happened.
+#[must_use]
+pub fn must_precede(old: &RunnerVmStatus, new: &RunnerVmStatus) -> bool {
+    old.create_requested_time != new.create_requested_time || old.runner != new.runner || old.job != new.job
+}
+
+fn marks(new: &mut RunnerVmStatus, plan: &Plan, now: Timestamp, view: &VmView) {
+    match &plan.step {
+        Step::Create => new.create_requested_time = new.create_requested_time.take().or(Some(KubeTime(now))),
+        Step::End(End { never_created: true, .. }) => new.create_requested_time = None,
+        Step::Register { attempt } => {
+            let name = names::runner_name(view.name(), *attempt);
+            new.runner = Some(RunnerStatus { name, attempt: *attempt, id: None });
+        }
+        _ => {}
+    }
+}
+
+/// What the lists show of the machine.
+fn machine(new: &mut RunnerVmStatus, view: &VmView, now: Timestamp) {
+    let Presence::Present(instance) = &view.presence else { return };
+    if new.create_requested_time.is_none() {
+        return;
+    }
+    if (instance.power == Power::Running || new.agent.is_some()) && new.launched_time.is_none() {
+        new.launched_time = Some(KubeTime(now));
+    }
+    if new.instance.is_none()
+        && new.launched_time.is_some()
+        && let (Some(id), Some(zone)) = (instance.id, &instance.zone)
+    {
+        let group = view.vm.spec.group.name.clone();
+        new.instance = Some(InstanceStatus { id: id.to_string(), group, zone: zone.clone() });
+    }
+}
+
+/// What the agent says.
+fn report(new: &mut RunnerVmStatus, report: &Report, version: &str) {
+    if let Some(agent) = &mut new.agent {
+        agent.version = version.to_owned();
+        let state = report.state.max(AgentState::Ready);
+        // Registering lasts a second or two: not worth a write of its own.
+        agent.state = if state == AgentState::Registering { AgentState::Ready } else { state }.as_str().to_owned();
+    }
+    if let Some(job) = &report.job {
+        new.job = Some(job_status(job));
+    }
+}
+
+fn job_status(job: &Job) -> JobStatus {
+    let summary =
+        if job.repository.is_empty() { job.name.clone() } else { format!("{} · {}", job.repository, job.name) };
+    JobStatus {
+        summary: cut(&summary, 256),
+        name: cut(&job.name, 128),
+        repository: cut(&job.repository, 128),
+        workflow: cut(&job.workflow, 128),
+        run_id: job.run_id,
+        started_time: job.started.map(KubeTime),
+        completed_time: job.completed.map(KubeTime),
+        result: cut(&job.result, 32),
+    }
+}
+
+fn phase(view: &VmView, new: &RunnerVmStatus, plan: &Plan, now: Timestamp, timing: &Timing) -> Phase {
+    let ending = matches!(plan.step, Step::End(_)) || view.deletion_requested().is_some();
+    let exited = view.agent.as_ref().is_some_and(|agent| agent.report.exit.is_some());
+    if ending {
+        let registered = new.runner.as_ref().is_some_and(|runner| runner.id.is_some());
+        let over = !registered || exited || view.memory.registration_gone || view.dead(now, timing).is_some();
+        let deleting = view.memory.delete_asked.is_some();
+        return if over || deleting { Phase::Terminating } else { Phase::Draining };
+    }
+    match &view.agent {
+        Some(agent) if agent.report.state >= AgentState::Busy => Phase::Busy,
+        Some(agent) if agent.report.state == AgentState::Idle => Phase::Idle,
+        // After a restart of the operator the agent needs a moment to call in again: nothing has changed meanwhile.
+        None if new.runner.as_ref().is_some_and(|runner| runner.id.is_some()) => new.phase,
+        _ if new.agent.is_some() => Phase::Registering,
+        _ if new.launched_time.is_some() => Phase::Booting,
+        _ => Phase::Launching,
+    }
+}
+
+fn findings(view: &VmView, new: &RunnerVmStatus, plan: &Plan, now: Timestamp) -> Vec<Finding> {
+    let ready = matches!(new.phase, Phase::Idle | Phase::Busy);
+    let connected = connected(view, new, now);
+    vec![
+        if ready && connected.state != State::False {
+            Finding::new(READY, true, new.phase.as_str(), "")
+        } else {
+            Finding::new(READY, false, new.phase.as_str(), why_not_ready(view, plan))
+        },
+        launched(new),
+        registered(view, new),
+        connected,
+        draining(view, plan),
+        deleting(plan, view, new),
+    ]
+}
+
+fn why_not_ready(view: &VmView, plan: &Plan) -> String {
+    if let Step::End(end) = &plan.step {
+        return end.message.clone();
+    }
+    if let Some(wait) = &plan.wait {
+        return wait.message.clone();
+    }
+    match (&view.access, &view.memory.forge_trouble) {
+        (Access::Blocked(why), _) => why.clone(),
+        (_, Some(trouble)) => trouble.clone(),
+        _ => String::new(),
+    }
+}
+
+fn launched(new: &RunnerVmStatus) -> Finding {
+    match (&new.launched_time, &new.create_requested_time) {
+        (Some(_), _) => Finding::new(LAUNCHED, true, "Running", ""),
+        (None, Some(_)) => Finding::new(LAUNCHED, false, "Requested", "the group is making the instance"),
+        (None, None) => Finding::new(LAUNCHED, false, "NotRequested", ""),
+    }
+}
+
+fn registered(view: &VmView, new: &RunnerVmStatus) -> Finding {
+    let held = view.agent.as_ref().is_some_and(|agent| agent.report.state >= AgentState::Idle);
+    match &new.runner {
+        _ if view.memory.registration_gone => Finding::new(REGISTERED, false, "Removed", ""),
+        Some(runner) if runner.id.is_some() && (held || view.agent.is_none()) => {
+            Finding::new(REGISTERED, true, "Registered", "")
+        }
+        Some(_) => Finding::new(REGISTERED, false, "Registering", ""),
+        None => Finding::new(REGISTERED, false, "NoAgent", "the agent has not called in"),
+    }
+}
+
+fn connected(view: &VmView, new: &RunnerVmStatus, now: Timestamp) -> Finding {
+    if new.agent.is_none() {
+        return Finding::new(AGENT_CONNECTED, false, "NeverConnected", "");
+    }
+    if !silent(view, now) {
+        return Finding::new(AGENT_CONNECTED, true, "Connected", "");
+    }
+    let seconds = view.vm.spec.lifecycle.heartbeat_timeout_seconds;
+    Finding::new(AGENT_CONNECTED, false, "Silent", format!("not heard for {seconds} s; silence alone deletes nothing"))
+}
+
+/// Why it drains is said once, when it starts: later passes keep the reason and may say what is waited for.
+fn draining(view: &VmView, plan: &Plan) -> Finding {
+    if let Step::End(end) = &plan.step {
+        return Finding::new(DRAINING, true, end.reason, end.message.clone());
+    }
+    if view.deletion_requested().is_none() {
+        return Finding::new(DRAINING, false, "NotRequested", "");
+    }
+    if let Some(why) = view.terminate_now() {
+        let message = format!("miglet.dev/terminate-now: {why}; the job is not waited for");
+        return Finding::new(DRAINING, true, "TerminateNow", message);
+    }
+    let status = view.status();
+    match find(&status.conditions, DRAINING).filter(|c| c.status == "True") {
+        Some(before) => Finding::new(DRAINING, true, before.reason.clone(), before.message.clone()),
+        None => Finding::new(DRAINING, true, "Deleted", "the object was deleted; a running job is waited for"),
+    }
+}
+
+fn deleting(plan: &Plan, view: &VmView, new: &RunnerVmStatus) -> Finding {
+    let over = new.phase == Phase::Terminating;
+    if let Some(wait) = &plan.wait {
+        return Finding::new(DELETING, over, wait.reason, wait.message.clone());
+    }
+    if over {
+        return Finding::new(DELETING, true, "DeletingInstance", "");
+    }
+    match view.deletion_requested() {
+        Some(_) => Finding::new(DELETING, false, "WaitingForRegistration", "GitHub has to let go of the runner first"),
+        None => Finding::new(DELETING, false, "NotRequested", ""),
+    }
+}
+
+/// Rides along with a write that happens anyway.
+fn heartbeat(new: &mut RunnerVmStatus, view: &VmView) {
+    let Some(agent) = &view.agent else { return };
+    new.last_heartbeat_time = Some(KubeTime(agent.last_heard));
+    new.health = agent.report.health.map(|health| HealthStatus {
+        cpu_percent: health.cpu,
+        memory_percent: health.memory,
+        disk_percent: health.disk,
+    });
+}

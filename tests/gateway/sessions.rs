@@ -1,0 +1,132 @@
+//! Agents that behave.
+
+use std::time::{Duration, Instant};
+
+use miglet_operator::gateway::report::{AgentState, Command};
+use miglet_proto::v1::{self, command, operator_message};
+use secrecy::SecretString;
+use tonic::Code;
+
+use crate::{
+    agent::{Agent, Identity, hello},
+    tokens,
+    world::{VM, World, eventually, now, write_certificate},
+};
+
+#[tokio::test]
+async fn an_agent_is_bound_before_it_is_welcomed_and_its_reports_arrive() {
+    let world = World::new().await;
+    let identity = Identity::new();
+    let agent = Agent::of(&world, &identity, VM, 42).await.unwrap();
+    assert_eq!((agent.welcome.vm_name.as_str(), agent.welcome.heartbeat_period_seconds), (VM, 15));
+    let status = world.kube.vm(VM).status.unwrap();
+    let bound = status.agent.unwrap();
+    assert_eq!((bound.key_thumbprint, bound.boot_id.as_str()), (identity.thumbprint, "boot-1"));
+    assert_eq!(status.instance.unwrap().id, "42");
+    let runner = status.runner.unwrap();
+    assert_eq!((runner.name, runner.attempt, runner.id), (format!("{VM}-1"), 1, None));
+    assert_eq!(world.kube.patches(), 1, "the binding is one write");
+
+    agent.report(v1::Report { state: v1::AgentState::Idle as i32, ..v1::Report::default() }).await;
+    let state = || world.sessions.view(&world.key(VM)).unwrap().report.state;
+    eventually("the report arrives", || state() == AgentState::Idle).await;
+    drop(agent);
+    eventually("the session closes with its stream", || !world.connected(VM)).await;
+}
+
+#[tokio::test]
+async fn commands_go_down_the_stream_with_ids_of_their_own() {
+    let world = World::new().await;
+    let mut agent = Agent::of(&world, &Identity::new(), VM, 42).await.unwrap();
+    let register =
+        Command::Register { runner_name: format!("{VM}-1"), jit_config: SecretString::from("s3cret".to_owned()) };
+    world.sessions.send(&world.key(VM), register).unwrap();
+    world.sessions.send(&world.key(VM), Command::Drain { reason: "scale down".into() }).unwrap();
+    let mut ids = Vec::new();
+    for expected in ["register", "drain"] {
+        let message = agent.incoming.message().await.unwrap().unwrap().message.unwrap();
+        let operator_message::Message::Command(command) = message else { panic!("{message:?}") };
+        let kind = match command.command.unwrap() {
+            command::Command::RegisterRunner(order) => {
+                assert_eq!(order.encoded_jit_config, "s3cret");
+                "register"
+            }
+            command::Command::Drain(_) => "drain",
+            command::Command::Shutdown(_) => "shutdown",
+        };
+        assert_eq!(kind, expected);
+        ids.push(command.id);
+    }
+    assert_ne!(ids[0], ids[1]);
+}
+
+#[tokio::test]
+async fn the_same_key_reconnects_without_a_write_and_the_older_session_ends() {
+    let world = World::new().await;
+    let identity = Identity::new();
+    let mut old = Agent::of(&world, &identity, VM, 42).await.unwrap();
+    world.cloud.remove(VM);
+    let _new = Agent::of(&world, &identity, VM, 42).await.expect("no list is needed for a reconnect");
+    assert_eq!(old.end().await.code(), Code::Aborted);
+    assert!(world.connected(VM), "the older session's end leaves the newer one alone");
+    assert_eq!(world.kube.patches(), 1);
+}
+
+#[tokio::test]
+async fn a_binding_that_met_another_writer_is_decided_again() {
+    let world = World::new().await;
+    world.kube.conflict_once();
+    Agent::of(&world, &Identity::new(), VM, 42).await.unwrap();
+    assert_eq!(world.kube.patches(), 2);
+}
+
+#[tokio::test]
+async fn of_two_first_contacts_one_is_bound() {
+    let world = World::new().await;
+    let (one, other) = (Identity::new(), Identity::new());
+    let (first, second) = tokio::join!(Agent::of(&world, &one, VM, 42), Agent::of(&world, &other, VM, 42));
+    assert_eq!(usize::from(first.is_ok()) + usize::from(second.is_ok()), 1);
+    assert_eq!(world.refused("KeyMismatch"), 1);
+}
+
+#[tokio::test]
+async fn a_process_that_stops_leading_ends_its_sessions_and_takes_no_new_ones() {
+    let world = World::new().await;
+    let identity = Identity::new();
+    let mut agent = Agent::of(&world, &identity, VM, 42).await.unwrap();
+    world.serving.send(false).unwrap();
+    assert_eq!(agent.end().await.code(), Code::Unavailable);
+    assert_eq!(Agent::of(&world, &identity, VM, 42).await.err().unwrap().code(), Code::Unavailable);
+    world.serving.send(true).unwrap();
+    Agent::of(&world, &identity, VM, 42).await.expect("it leads again");
+}
+
+#[tokio::test]
+async fn a_version_of_the_protocol_too_far_away_is_told_both_versions() {
+    let world = World::new().await;
+    let identity = Identity::new();
+    let token = world.google.sign(&tokens::claims(VM, 42, &identity.thumbprint, now()));
+    let skewed = v1::Hello { protocol_minor: miglet_proto::PROTOCOL_MINOR + 2, ..hello(token) };
+    let refused = Agent::open(&world, &identity, skewed).await.err().unwrap();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("1.3") && refused.message().contains("1.1"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_served_and_a_broken_one_is_not() {
+    let mut world = World::new().await;
+    let identity = Identity::new();
+    Agent::of(&world, &identity, VM, 42).await.expect("it serves");
+    std::fs::write(world.directory.join("tls.crt"), "nonsense").unwrap();
+    // Long enough for several looks at the files.
+    let broken = Instant::now();
+    while broken.elapsed() < Duration::from_millis(300) {
+        Agent::of(&world, &identity, VM, 42).await.expect("the old certificate is kept");
+    }
+    world.certificate = write_certificate(&world.directory);
+    let written = Instant::now();
+    while Agent::of(&world, &identity, VM, 42).await.is_err() {
+        assert!(written.elapsed() < Duration::from_secs(10), "the new certificate is never served");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
