@@ -88,7 +88,8 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
     if let Some(registration) = registration.clone() {
         ports.supervisor.resume(registration).await;
     }
-    let state = State::new(registration);
+    let runner = ports.supervisor.snapshots().borrow().clone();
+    let state = State::new(registration, runner);
     let statuses = watch::Sender::new(Status::of(&state, &settings.sources));
     let serving = status::serve(&settings.paths.agent_socket(), statuses.subscribe())
         .map_err(failed(&settings.paths.agent_socket()))?;

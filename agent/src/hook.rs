@@ -6,7 +6,11 @@
 use std::{path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use tokio::{io::AsyncWriteExt, net::UnixStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    time::timeout,
+};
 
 use crate::runner::{Identity, TEXT_LIMIT, clean};
 
@@ -110,7 +114,9 @@ pub async fn send(socket: &Path, message: &Message) {
         line.push(b'\n');
         let mut stream = UnixStream::connect(socket).await?;
         stream.write_all(&line).await?;
-        stream.shutdown().await
+        stream.shutdown().await?;
+        // Closed by the shim once it has noted the job: a short job must not be over before.
+        stream.read_to_end(&mut Vec::new()).await
     };
     // Whatever went wrong, the user's job goes on.
     timeout(DEADLINE, deliver).await.ok();

@@ -124,8 +124,8 @@ pub use miglet_proto::v1::AgentState as Standing;
 impl State {
     /// At the start: what an earlier agent on this instance has left.
     #[must_use]
-    pub fn new(registration: Option<Registration>) -> Self {
-        Self { registration, ..Self::default() }
+    pub fn new(registration: Option<Registration>, runner: Option<Runner>) -> Self {
+        Self { registration, runner, ..Self::default() }
     }
 
     /// Derived, never stored.

@@ -48,7 +48,7 @@ pub trait Supervisor: Send + Sync {
     /// Starts the runner.
     async fn start(&self, launch: Launch) -> Result<(), SupervisorError>;
 
-    /// Finds the runner that an earlier agent started.
+    /// Finds the runner that an earlier agent started; what is known of it has a snapshot when this returns.
     async fn resume(&self, registration: Registration);
 
     /// Asks the listener to end, unless it has a job.

@@ -27,13 +27,19 @@ pub(super) fn start(paths: &Paths, jit: &SecretString) -> io::Result<Child> {
     let mut command = Command::new(paths.listener());
     command.arg("run").current_dir(&paths.runner).process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MIGLET_")) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(&name.to_string_lossy())) {
         command.env_remove(name);
     }
     for event in hook::Event::ALL {
         command.env(event.runner_variable(), paths.hook_script(event.name()));
     }
     command.env(JIT_VARIABLE, jit.expose_secret()).spawn()
+}
+
+/// The agent's settings are no job's business. The state directory stays: it says to which machine a process belongs
+/// where many simulated ones share a host.
+fn is_ours(variable: &str) -> bool {
+    variable.starts_with("MIGLET_") && variable != "MIGLET_STATE_DIR"
 }
 
 /// Reads both pipes to their ends.

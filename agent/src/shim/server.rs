@@ -100,15 +100,15 @@ pub(super) fn serve_hooks(path: &Path, shared: Shared) -> io::Result<JoinHandle<
     let listener = listen(path)?;
     Ok(tokio::spawn(async move {
         loop {
-            let Some(stream) = accept(&listener).await else { continue };
-            if let Ok(Some(message)) = timeout(HOOK_DEADLINE, read_hook(stream)).await {
+            let Some(mut stream) = accept(&listener).await else { continue };
+            if let Ok(Some(message)) = timeout(HOOK_DEADLINE, read_hook(&mut stream)).await {
                 shared.identify(message.job);
             }
         }
     }))
 }
 
-async fn read_hook(stream: UnixStream) -> Option<hook::Message> {
+async fn read_hook(stream: &mut UnixStream) -> Option<hook::Message> {
     let mut bytes = Vec::new();
     stream.take(hook::MESSAGE_LIMIT as u64 + 1).read_to_end(&mut bytes).await.ok()?;
     hook::Message::parse(&bytes).ok()

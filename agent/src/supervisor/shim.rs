@@ -101,6 +101,10 @@ impl Supervisor for Shim {
     }
 
     async fn resume(&self, registration: Registration) {
+        // At once, so that the first hello of a restarted agent already tells of the job.
+        if let Ok(Some(runner)) = record::read(&self.paths.runner_record()) {
+            self.publish.send_replace(Some(runner));
+        }
         self.follow(registration);
     }
 
