@@ -16,7 +16,7 @@ use kube::{
     Client, ResourceExt,
     runtime::{
         Controller,
-        controller::Action,
+        controller::{self, Action},
         reflector::{ObjectRef, Store},
     },
 };
@@ -150,15 +150,18 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let wakes = wakes.stream().map(|key: Key| ObjectRef::<RunnerPool>::new(&key.name).within(&key.namespace));
-    let config = kube::runtime::controller::Config::default().concurrency(concurrency).debounce(context.debounce);
+    let config = controller::Config::default().concurrency(concurrency).debounce(context.debounce);
     Controller::for_stream(objects, store)
         .with_config(config)
         .reconcile_on(wakes)
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, failed, Arc::new(context))
         .for_each(|result| async move {
-            if let Err(error) = result {
-                debug!(%error, "Pool pass did not finish");
+            // A failed pass was told where it failed, with its cause.
+            if let Err(error) = result
+                && !matches!(error, controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_))
+            {
+                debug!(%error, "Pool pass did not run");
             }
         })
         .await;

@@ -10,8 +10,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::Stream;
 use jiff::SignedDuration;
-use kube::{Api, Client, api::ListParams, core::DeserializeGuard, runtime::reflector::Store};
+use kube::{
+    Api, Client,
+    api::ListParams,
+    core::DeserializeGuard,
+    runtime::{reflector::Store, watcher},
+};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -35,7 +41,7 @@ use crate::{
     pool,
     vm::{self, poller::Poller, view::Timing},
     wakes::{Key, Wakes},
-    watch,
+    watch::{self, Watched},
 };
 
 /// Google's keys for identity tokens.
@@ -211,7 +217,7 @@ impl Operator {
         let bells = Bells::default();
         let groups = self.groups().await?;
         let sessions = Sessions::new(bells.vms.clone());
-        let (vms, vm_objects) = self.watch_vms(&bells);
+        let Watched { store: vms, objects: vm_objects, mut ready } = self.watch_vms(&bells);
         let vm_context = self.vm_context(groups.clone(), sessions.clone());
         let mut parts = JoinSet::new();
         let concurrency = self.config.cluster.concurrency;
@@ -221,7 +227,7 @@ impl Operator {
             controller.await;
             Ok("VM controller")
         });
-        if vms.wait_until_ready().await.is_err() {
+        if ready.wait_for(|ready| *ready).await.is_err() {
             return Err(RunError::Ended("watch of RunnerVMs"));
         }
         self.caches.open();
@@ -270,8 +276,7 @@ impl Operator {
     fn watch_vms(
         &self,
         bells: &Bells,
-    ) -> (Store<RunnerVm>, impl futures::Stream<Item = Result<RunnerVm, kube::runtime::watcher::Error>> + Send + use<>)
-    {
+    ) -> Watched<RunnerVm, impl Stream<Item = Result<RunnerVm, watcher::Error>> + Send + use<>> {
         let pools = bells.pools.clone();
         let seen = move |vm: &RunnerVm| {
             let namespace = vm.metadata.namespace.clone().unwrap_or_default();
@@ -391,7 +396,8 @@ impl Operator {
         let (found, unreadable) = mpsc::channel(UNREADABLE_QUEUE);
         // When the queue is full the object is reported at the next list: nothing waits for it.
         let report = move |pool: watch::Unreadable| drop(found.try_send(pool));
-        let (store, objects) = watch::objects(api::<RunnerPool>(&self.client, &self.config), |_| (), report);
+        let Watched { store, objects, .. } =
+            watch::objects(api::<RunnerPool>(&self.client, &self.config), |_| (), report);
         let context = self.pool_context(bells, vms, vm_context);
         parts.spawn({
             let context = context.clone();

@@ -38,7 +38,10 @@ where
 {
     match format {
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_current_span(true).with_writer(writer).boxed(),
-        LogFormat::Text => fmt::layer().compact().with_writer(writer).boxed(),
+        LogFormat::Text => {
+            let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            fmt::layer().compact().with_ansi(terminal).with_writer(writer).boxed()
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use kube::{
     Client, ResourceExt,
     runtime::{
         Controller,
-        controller::Action,
+        controller::{self, Action},
         reflector::{ObjectRef, Store},
     },
 };
@@ -136,13 +136,16 @@ pub async fn run(
 ) {
     let wakes = wakes.stream().map(|key: Key| ObjectRef::<RunnerVm>::new(&key.name).within(&key.namespace));
     Controller::for_stream(objects, store)
-        .with_config(kube::runtime::controller::Config::default().concurrency(concurrency))
+        .with_config(controller::Config::default().concurrency(concurrency))
         .reconcile_on(wakes)
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, failed, Arc::new(context))
         .for_each(|result| async move {
-            if let Err(error) = result {
-                debug!(%error, "VM pass did not finish");
+            // A failed pass was told where it failed, with its cause.
+            if let Err(error) = result
+                && !matches!(error, controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_))
+            {
+                debug!(%error, "VM pass did not run");
             }
         })
         .await;

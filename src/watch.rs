@@ -16,6 +16,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 
 /// An object that cannot be read: who it is, and why not.
 #[derive(Clone, Debug)]
@@ -26,18 +27,35 @@ pub struct Unreadable {
     pub error: String,
 }
 
-/// The cache of all readable objects, and the stream that keeps it (which somebody must poll). `seen` is called for
-/// every change, deletions included; `unreadable` for every object that is left out.
+/// A cache of all readable objects of a kind.
+pub struct Watched<K, S>
+where
+    K: Resource<DynamicType = ()> + 'static,
+{
+    /// The cache.
+    pub store: Store<K>,
+    /// The stream that keeps it: somebody must poll it.
+    pub objects: S,
+    /// True once the cache holds the first list.
+    ///
+    /// Not kube's `Store::wait_until_ready`: it keeps the waker of one waiter only (a oneshot receiver shared by all), so
+    /// of two that wait, as the controller does, the other is never woken (kube 5.0.0, `delayed_init.rs`).
+    pub ready: watch::Receiver<bool>,
+}
+
+/// Watches all readable objects. `seen` is called for every change, deletions included; `unreadable` for every object
+/// that is left out.
 pub fn objects<K>(
     api: Api<DeserializeGuard<K>>,
     seen: impl Fn(&K) + Send + 'static,
     unreadable: impl Fn(Unreadable) + Send + 'static,
-) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send)
+) -> Watched<K, impl Stream<Item = Result<K, watcher::Error>> + Send>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store();
-    let stream = watcher::watcher(api, watcher::Config::default())
+    let (filled, ready) = watch::channel(false);
+    let objects = watcher::watcher(api, watcher::Config::default())
         .default_backoff()
         .filter_map(move |event| std::future::ready(readable(event, &unreadable)))
         .inspect(move |event| {
@@ -47,8 +65,13 @@ where
         })
         .modify(|object: &mut K| object.meta_mut().managed_fields = None)
         .reflect(writer)
+        .inspect(move |event| {
+            if matches!(event, Ok(Event::InitDone)) {
+                filled.send_replace(true);
+            }
+        })
         .applied_objects();
-    (store, stream)
+    Watched { store, objects, ready }
 }
 
 /// The event with its object, unless that cannot be read.

@@ -18,3 +18,4 @@ pub mod proxy;
 pub mod published;
 pub mod runner;
 pub mod server;
+pub mod world;

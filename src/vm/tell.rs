@@ -8,7 +8,10 @@ use kube::ResourceExt;
 use tracing::info;
 
 use super::Context;
-use crate::crd::{JobStatus, RunnerVm, RunnerVmStatus, conditions::READY, conditions::find};
+use crate::{
+    compute::Group,
+    crd::{JobStatus, RunnerVm, RunnerVmStatus, conditions::READY, conditions::find},
+};
 
 /// Why VMs end: the closed set of a metric's label.
 pub(super) const END_REASONS: [&str; 22] = [
@@ -45,6 +48,12 @@ pub(super) fn word(said: &str, known: &[&'static str]) -> &'static str {
 impl Context {
     /// Counts how long a phase took, once it is left.
     pub(super) fn tell_phase(&self, old: &RunnerVmStatus, new: &RunnerVmStatus, vm: &RunnerVm, now: Timestamp) {
+        if old.launched_time.is_none()
+            && new.launched_time.is_some()
+            && let Some(group) = Group::of(&vm.spec.project, &vm.spec.group)
+        {
+            self.groups.recovered(&group);
+        }
         if old.phase == new.phase {
             return;
         }

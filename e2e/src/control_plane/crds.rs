@@ -34,7 +34,11 @@ pub fn read_crds(folder: &Path) -> Result<Vec<CustomResourceDefinition>, Error> 
     let entries = fs::read_dir(folder).map_err(Error::io(reading()))?;
     let mut files = entries.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<PathBuf>, _>>();
     let files = files.as_mut().map_err(|error| Error::io(reading())(std::io::Error::from(error.kind())))?;
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    // The folder's kustomization is YAML too.
+    let is_definition = |path: &PathBuf| {
+        path.extension().is_some_and(|extension| extension == "yaml") && !path.ends_with("kustomization.yaml")
+    };
+    files.retain(is_definition);
     files.sort();
     files.iter().map(|path| read_crd(path)).collect()
 }

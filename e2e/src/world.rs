@@ -1,0 +1,366 @@
+//! The simulated world: a real API server, the real operator and real agents, simulated Google and GitHub.
+//!
+//! ```text
+//!   kubectl ──> kube-apiserver <──(proxy)── miglet-operator ──> Compute simulator ──boots──> miglet run ──> runner
+//!                                                  │   ^────────────── gRPC over TLS ────────────┘            │
+//!                                                  └──────────────────────────> GitHub simulator <───────────┘
+//! ```
+//!
+//! Worlds share one control plane in a process and nothing else: each has namespaces, simulators, keys and an operator
+//! of its own, and its operator watches its namespace only. Intervals are short; the binaries are the product's.
+
+mod gateway_keys;
+mod operator;
+mod rights;
+mod wait;
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::{Event, Namespace, Secret};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, ObjectMeta, PostParams},
+};
+use miglet_operator::crd::{RunnerPool, RunnerVm};
+
+pub use self::{
+    operator::{Intervals, Operator},
+    wait::{Patience, Waited},
+};
+use crate::{
+    compute::{Agent, ComputeOptions, ComputeSim, Delays, GroupSpec, Machines, ProcessMachines},
+    control_plane::ControlPlane,
+    github::{AppCredentials, GithubOptions, GithubSim},
+    proxy::ApiProxy,
+    runner,
+};
+
+/// Anything that keeps a world from being set up: tests only print it.
+pub type Trouble = Box<dyn std::error::Error + Send + Sync>;
+
+/// The organisation every world has.
+pub const ORG: &str = "acme";
+/// The repository every world has.
+pub const REPOSITORY: &str = "acme/app";
+/// Labels of the worlds' pools and jobs.
+pub const LABELS: [&str; 2] = ["self-hosted", "linux"];
+/// Zone of the worlds' first group.
+pub const ZONE: &str = "us-central1-a";
+/// Name of the worlds' first group.
+pub const GROUP: &str = "ci-linux";
+
+/// What a world is made of.
+pub struct WorldOptions {
+    /// Intervals of the operator.
+    pub intervals: Intervals,
+    /// How long the cloud takes.
+    pub delays: Delays,
+    /// GitHub's times.
+    pub github: GithubOptions,
+    /// Machines; local processes with the real agent when absent.
+    pub machines: Option<Arc<dyn Machines>>,
+    /// Whether requests and responses are checked against the published descriptions.
+    pub checked: bool,
+    /// Whether the operator runs from the start.
+    pub operator: bool,
+    /// Settings of the first group that differ from harmless ones.
+    pub group: GroupSpec,
+    /// Further environment of the agents.
+    pub agent_environment: BTreeMap<String, String>,
+}
+
+impl Default for WorldOptions {
+    fn default() -> Self {
+        Self {
+            intervals: Intervals::default(),
+            delays: Delays::default(),
+            github: GithubOptions {
+                poll: Duration::from_secs(1),
+                lost_after: Duration::from_secs(3),
+                ..GithubOptions::default()
+            },
+            machines: None,
+            checked: true,
+            operator: true,
+            group: GroupSpec::zonal(GROUP, ZONE),
+            agent_environment: BTreeMap::new(),
+        }
+    }
+}
+
+/// A world. Everything in it ends when it is dropped.
+pub struct World {
+    /// Kubernetes as an administrator.
+    pub client: Client,
+    /// The control plane all worlds of this process share.
+    pub plane: &'static ControlPlane,
+    /// Between the operator and the API server.
+    pub proxy: ApiProxy<'static>,
+    /// Google.
+    pub compute: ComputeSim,
+    /// GitHub.
+    pub github: GithubSim,
+    /// The running operators, in the order they were started.
+    pub operators: Vec<Operator>,
+    /// Namespace of the pools.
+    pub namespace: String,
+    /// Namespace of the operator.
+    pub system: String,
+    /// The App the pools' Secret holds.
+    pub app: AppCredentials,
+    /// Keys, certificates and logs.
+    pub folder: tempfile::TempDir,
+    operator_settings: operator::Settings,
+}
+
+impl World {
+    /// A world with its operator leading (or none yet), one group, one organisation, one Secret, and no pool.
+    ///
+    /// # Errors
+    /// When some part cannot be started.
+    pub async fn start(options: WorldOptions) -> Result<Self, Trouble> {
+        // Every TLS stack in this process: the first world installs it, later ones find it there.
+        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+        let plane = ControlPlane::shared().await?;
+        let client = plane.admin().await?;
+        let folder = tempfile::Builder::new().prefix("mworld").tempdir()?;
+        let keys = gateway_keys::make(folder.path())?;
+        let gateway = operator::free_address().await?;
+        let github = GithubSim::start(options.github).await?;
+        github.add_org(ORG);
+        github.add_repository(REPOSITORY);
+        let app = github.add_app()?;
+        let compute = compute(options.machines, options.delays, options.checked, &options.agent_environment).await?;
+        let group = options.group.metadata("miglet-endpoint", &format!("https://{gateway}"));
+        let group = group.metadata("miglet-ca", &keys.ca).metadata("miglet-audience", "miglet-test");
+        compute.add_group(&group.metadata("enable-guest-attributes", "TRUE"));
+        let suffix: u32 = rand::random();
+        let (namespace, system) = (format!("ci-{suffix:08x}"), format!("miglet-{suffix:08x}"));
+        rights::grant(plane, &system, &namespace).await?;
+        let proxy = ApiProxy::start(plane).await?;
+        let kubeconfig = proxy.kubeconfig_for_service_account(&system, "miglet-operator").await?;
+        let operator_settings = operator::Settings {
+            kubeconfig,
+            namespace: system.clone(),
+            watch_namespace: namespace.clone(),
+            gateway,
+            keys: keys.clone(),
+            compute: compute.url(),
+            jwks: compute.jwks_url(),
+            metadata: compute.adc_host(),
+            intervals: options.intervals,
+            // Somebody who looks for a failure's cause wants the logs to outlive the world.
+            logs: std::env::var_os("MIGLET_E2E_LOGS").map_or_else(|| folder.path().to_owned(), PathBuf::from),
+        };
+        let mut world = Self {
+            client,
+            plane,
+            proxy,
+            compute,
+            github,
+            operators: Vec::new(),
+            namespace,
+            system,
+            app,
+            folder,
+            operator_settings,
+        };
+        world.put_secret("acme-app").await?;
+        if options.operator {
+            world.start_operator().await?;
+        }
+        Ok(world)
+    }
+
+    /// The agents' template metadata of this world, for further groups.
+    ///
+    /// # Errors
+    /// When the CA cannot be read.
+    pub fn add_group(&self, group: GroupSpec) -> Result<(), Trouble> {
+        let endpoint = format!("https://{}", self.operator_settings.gateway);
+        let group = group.metadata("miglet-endpoint", &endpoint).metadata("miglet-ca", &self.operator_settings.keys.ca);
+        self.compute.add_group(&group.metadata("miglet-audience", "miglet-test"));
+        Ok(())
+    }
+
+    /// Where agents call in.
+    #[must_use]
+    pub fn gateway(&self) -> std::net::SocketAddr {
+        self.operator_settings.gateway
+    }
+
+    /// The CA of the gateway's certificate, PEM.
+    #[must_use]
+    pub fn ca(&self) -> &str {
+        &self.operator_settings.keys.ca
+    }
+
+    /// Starts one more operator; the first one leads soon.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn start_operator(&mut self) -> Result<(), Trouble> {
+        let operator = Operator::start(&self.operator_settings, self.operators.len()).await?;
+        self.operators.push(operator);
+        Ok(())
+    }
+
+    /// Kills the first operator the hard way and starts another.
+    ///
+    /// # Errors
+    /// When the new one cannot be started.
+    pub async fn restart_operator(&mut self) -> Result<(), Trouble> {
+        self.operators.clear();
+        self.start_operator().await
+    }
+
+    /// Writes a Secret with the App's credentials.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn put_secret(&self, name: &str) -> Result<(), Trouble> {
+        let data = BTreeMap::from([
+            ("github_app_id".to_owned(), self.app.app_id.to_string()),
+            ("github_app_installation_id".to_owned(), self.app.installation_id.to_string()),
+            ("github_app_private_key".to_owned(), self.app.private_key_pem.clone()),
+        ]);
+        let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
+        let secret = Secret { metadata, string_data: Some(data), ..Secret::default() };
+        self.api::<Secret>().create(&PostParams::default(), &secret).await?;
+        Ok(())
+    }
+
+    /// The manifest of a pool like the README's; `patch` is merged over it.
+    #[must_use]
+    pub fn pool(&self, name: &str, replicas: i32, patch: serde_json::Value) -> DynamicObject {
+        let mut pool = serde_json::json!({
+            "spec": {
+                "replicas": replicas,
+                "github": {
+                    "url": format!("{}/{ORG}", self.github.url()),
+                    "credentialsSecretRef": {"name": "acme-app"},
+                    "labels": LABELS,
+                },
+                "compute": {"gce": {"project": "acme-ci", "groups": [{"name": GROUP, "zone": ZONE}]}},
+            },
+        });
+        merge(&mut pool, patch);
+        let mut object = DynamicObject::new(name, &ApiResource::erase::<RunnerPool>(&())).within(&self.namespace);
+        object.data = serde_json::json!({"spec": pool.get("spec")});
+        object
+    }
+
+    /// Creates a pool.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn apply_pool(&self, name: &str, replicas: i32, patch: serde_json::Value) -> Result<(), kube::Error> {
+        let resource = ApiResource::erase::<RunnerPool>(&());
+        let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &self.namespace, &resource);
+        // As kubectl would send it: what is not in the manifest is left to the API server's defaults.
+        api.create(&PostParams::default(), &self.pool(name, replicas, patch)).await.map(drop)
+    }
+
+    /// An API in the pools' namespace.
+    #[must_use]
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Every RunnerVM.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn vms(&self) -> Result<Vec<RunnerVm>, kube::Error> {
+        Ok(self.api::<RunnerVm>().list(&ListParams::default()).await?.items)
+    }
+
+    /// Every event of the pools' namespace, as `reason: note`.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn events(&self) -> Result<Vec<String>, kube::Error> {
+        let events = self.api::<Event>().list(&ListParams::default()).await?;
+        let text = |event: &Event| {
+            let reason = event.reason.clone().unwrap_or_default();
+            format!("{reason}: {}", event.message.clone().unwrap_or_default())
+        };
+        Ok(events.items.iter().map(text).collect())
+    }
+
+    /// Deletes a pool.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn delete_pool(&self, name: &str) -> Result<(), kube::Error> {
+        self.api::<RunnerPool>().delete(name, &DeleteParams::default()).await.map(drop)
+    }
+
+    /// Deletes the pools' namespace.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn delete_namespace(&self) -> Result<(), kube::Error> {
+        Api::<Namespace>::all(self.client.clone()).delete(&self.namespace, &DeleteParams::default()).await.map(drop)
+    }
+
+    /// What one pool says of a condition: `(status, reason, message)`.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn condition(&self, pool: &str, kind: &str) -> Result<Option<(String, String, String)>, kube::Error> {
+        let pool = self.api::<RunnerPool>().get(pool).await?;
+        let conditions = pool.status.unwrap_or_default().conditions;
+        Ok(conditions.into_iter().find(|c| c.type_ == kind).map(|c| (c.status, c.reason, c.message)))
+    }
+
+    /// Names of the RunnerVMs in this phase.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn in_phase(&self, phase: miglet_operator::crd::Phase) -> Result<Vec<String>, kube::Error> {
+        let vms = self.vms().await?;
+        let phases = vms.iter().filter(|vm| vm.status.as_ref().is_some_and(|status| status.phase == phase));
+        Ok(phases.map(ResourceExt::name_any).collect())
+    }
+
+    /// Where the logs are.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+}
+
+async fn compute(
+    machines: Option<Arc<dyn Machines>>,
+    delays: Delays,
+    checked: bool,
+    environment: &BTreeMap<String, String>,
+) -> Result<ComputeSim, Trouble> {
+    let machines = match machines {
+        Some(machines) => machines,
+        None => Arc::new(ProcessMachines::new(Agent {
+            program: operator::binary("miglet", "MIGLET_AGENT_BINARY")?,
+            arguments: vec!["run".into()],
+            environment: environment.clone(),
+            prepare: Arc::new(|folder| runner::install(folder).map_err(std::io::Error::other)),
+        })?),
+    };
+    let options = ComputeOptions { project: "acme-ci".into(), delays, machines, checked, ..ComputeOptions::default() };
+    Ok(ComputeSim::start(options).await?)
+}
+
+/// JSON merge patch.
+fn merge(target: &mut serde_json::Value, patch: serde_json::Value) {
+    match (target, patch) {
+        (serde_json::Value::Object(target), serde_json::Value::Object(patch)) => {
+            for (key, value) in patch {
+                merge(target.entry(key).or_insert(serde_json::Value::Null), value);
+            }
+        }
+        (target, patch) => *target = patch,
+    }
+}
