@@ -47,7 +47,7 @@ mod tests {
         assert_eq!((1..=4).map(|n| delay(n).as_secs()).collect::<Vec<_>>(), [1, 2, 4, 8]);
         assert_eq!(delay(u32::MAX), MOST);
         let backoffs = Backoffs::default();
-        let second = (0..5).map(|_| backoffs.failed("a")).last().expect("five");
+        let second = (0..5).map(|_| backoffs.failed("a")).max().expect("five");
         backoffs.succeeded("a");
         assert!(backoffs.failed("a") < second);
     }

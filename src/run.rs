@@ -8,48 +8,27 @@
 //!
 //! A standby does nothing but watch the lease: agents find the leader through its EndpointSlice and never a standby.
 
+mod operator;
+mod wiring;
+
 use std::{sync::Arc, time::Duration};
 
-use futures::Stream;
-use jiff::SignedDuration;
-use kube::{
-    Api, Client,
-    api::ListParams,
-    core::DeserializeGuard,
-    runtime::{reflector::Store, watcher},
-};
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use kube::{Api, Client, api::ListParams, core::DeserializeGuard};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::operator::Operator;
 use crate::{
-    backoff::Backoffs,
     clock::{Clock, SystemClock},
-    compute::{
-        gce::{Gce, GceConfig, GceError},
-        groups::{Groups, GroupsConfig, Pause, Pauses},
-    },
+    compute::gce::GceError,
     config::{ClusterError, Config},
     crd::{RunnerPool, RunnerVm},
-    endpoints::{Endpoints, GatewayAddress},
-    events::Events,
-    forge::credentials::{Forges, ForgesConfig},
-    gateway::{Backends, Caps, Gateway, GatewayConfig, GatewayError, TlsFiles, sessions::Sessions},
+    gateway::GatewayError,
     health::{Gate, Health},
-    leadership::{Elector, ElectorError, Leadership, LeaseSettings},
+    leadership::{Elector, ElectorError, LeaseSettings},
     metrics::Metrics,
-    pool,
-    vm::{self, poller::Poller, view::Timing},
-    wakes::{Key, Wakes},
-    watch::{self, Watched},
 };
-
-/// Google's keys for identity tokens.
-const GOOGLE_KEYS: &str = "https://www.googleapis.com/oauth2/v3/certs";
-/// Unreadable objects that may wait to be reported.
-const UNREADABLE_QUEUE: usize = 64;
-/// Between two passes of one pool: its status is written at most about once a second.
-const POOL_DEBOUNCE: Duration = Duration::from_millis(500);
 
 /// Why the process ended.
 #[derive(Debug, thiserror::Error)]
@@ -107,12 +86,16 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let (work, lease) = (CancellationToken::new(), CancellationToken::new());
     let mut election = tokio::spawn(elector.run(lease.clone()));
     let operator = Operator { config, clock, metrics, caches, client, leadership };
+    let mut leading = std::pin::pin!(operator.lead(work.clone()));
     let led = tokio::select! {
         ended = &mut election => return lost(ended),
-        led = operator.lead(work.clone()) => led,
-        () = stop.cancelled() => Ok(()),
+        led = &mut leading => led,
+        () = stop.cancelled() => {
+            // The passes under way finish while the lease is still ours.
+            work.cancel();
+            leading.await
+        }
     };
-    work.cancel();
     lease.cancel();
     led.and(lost(election.await))
 }
@@ -180,281 +163,4 @@ where
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     }
-}
-
-/// What leading takes.
-struct Operator {
-    config: Config,
-    clock: Arc<dyn Clock>,
-    metrics: Metrics,
-    caches: Gate,
-    client: Client,
-    leadership: Leadership,
-}
-
-/// What wakes whom.
-#[derive(Clone, Default)]
-struct Bells {
-    vms: Wakes,
-    pools: Wakes,
-}
-
-impl Operator {
-    /// Waits for the lease, then works until `stop` or until something ends that should not.
-    async fn lead(&self, stop: CancellationToken) -> Result<(), RunError> {
-        self.metrics.leading(&self.config.lease.lease_name, false);
-        let mut leading = self.leadership.watch();
-        if leading.wait_for(|leading| *leading).await.is_err() {
-            return Err(RunError::Ended("leader election"));
-        }
-        self.metrics.leading(&self.config.lease.lease_name, true);
-        info!("Leading");
-        self.caches.close();
-        self.work(stop).await
-    }
-
-    async fn work(&self, stop: CancellationToken) -> Result<(), RunError> {
-        let bells = Bells::default();
-        let groups = self.groups().await?;
-        let sessions = Sessions::new(bells.vms.clone());
-        let Watched { store: vms, objects: vm_objects, mut ready } = self.watch_vms(&bells);
-        let vm_context = self.vm_context(groups.clone(), sessions.clone());
-        let mut parts = JoinSet::new();
-        let concurrency = self.config.cluster.concurrency;
-        let controller =
-            vm::run(vm_context.clone(), (vms.clone(), vm_objects), bells.vms.clone(), concurrency, stop.clone());
-        parts.spawn(async move {
-            controller.await;
-            Ok("VM controller")
-        });
-        if ready.wait_for(|ready| *ready).await.is_err() {
-            return Err(RunError::Ended("watch of RunnerVMs"));
-        }
-        self.caches.open();
-        self.start_gateway(&mut parts, &sessions, &vms, &groups, &stop).await?;
-        self.start_pools(&mut parts, &bells, vms.clone(), &vm_context, &stop);
-        let interval = self.config.timing.list_interval;
-        let poller = Poller { groups, vms, wakes: bells.vms, clock: Arc::clone(&self.clock), interval };
-        let (polling, metrics) = (stop.clone(), self.metrics.clone());
-        parts.spawn(async move {
-            poller.run(polling).await;
-            Ok("poller")
-        });
-        parts.spawn(count_sessions(sessions, metrics, stop.clone()));
-        let ended = parts.join_next().await;
-        stop.cancel();
-        while parts.join_next().await.is_some() {}
-        match ended {
-            Some(Ok(Ok(name))) => Err(RunError::Ended(name)),
-            Some(Ok(Err(error))) => Err(error),
-            Some(Err(_)) | None => Err(RunError::Ended("operator")),
-        }
-    }
-
-    async fn groups(&self) -> Result<Groups, RunError> {
-        let timing = &self.config.timing;
-        let endpoint = self.config.services.compute_endpoint.as_ref().map(ToString::to_string);
-        let gce = Gce::new(GceConfig { endpoint, request_timeout: timing.request_timeout }).await?;
-        let (metrics, leadership) = (self.metrics.clone(), self.leadership.clone());
-        let defaults = Pauses::default();
-        let pauses = Pauses {
-            capacity: Pause { base: timing.capacity_backoff, ..defaults.capacity },
-            quota: Pause { base: timing.quota_backoff, ..defaults.quota },
-            ..defaults
-        };
-        let config = GroupsConfig {
-            request_timeout: timing.request_timeout,
-            pauses,
-            settings_max_age: timing.secret_max_age,
-            observe: Arc::new(move |backend, method, outcome| metrics.api_call(backend, method, outcome)),
-            may_act: Arc::new(move || leadership.may_act().is_ok()),
-            ..GroupsConfig::default()
-        };
-        Ok(Groups::new(Arc::new(gce), Arc::clone(&self.clock), config))
-    }
-
-    fn watch_vms(
-        &self,
-        bells: &Bells,
-    ) -> Watched<RunnerVm, impl Stream<Item = Result<RunnerVm, watcher::Error>> + Send + use<>> {
-        let pools = bells.pools.clone();
-        let seen = move |vm: &RunnerVm| {
-            let namespace = vm.metadata.namespace.clone().unwrap_or_default();
-            pools.wake(Key { namespace, name: vm.spec.pool.name.clone() });
-        };
-        let unreadable = |vm: watch::Unreadable| {
-            warn!(vm = vm.metadata.name, error = vm.error, "RunnerVM cannot be read: it is left alone");
-        };
-        watch::objects(api(&self.client, &self.config), seen, unreadable)
-    }
-
-    fn vm_context(&self, groups: Groups, sessions: Sessions) -> vm::Context {
-        let timing = &self.config.timing;
-        vm::Context {
-            client: self.client.clone(),
-            clock: Arc::clone(&self.clock),
-            groups,
-            forges: self.forges(),
-            sessions,
-            memories: vm::memory::Memories::default(),
-            leadership: self.leadership.clone(),
-            metrics: self.metrics.clone(),
-            events: Events::new(self.client.clone()),
-            timing: Timing {
-                absence: timing.absence,
-                idle_sighting: timing.idle_sighting,
-                scope_read: timing.scope_read,
-                create_deadline: timing.request_timeout * 3,
-                poll: (timing.absence / 2).min(Duration::from_secs(30)),
-            },
-            request_timeout: timing.request_timeout,
-            leading_since: self.clock.now(),
-            backoffs: Backoffs::default(),
-        }
-    }
-
-    fn forges(&self) -> Forges {
-        let metrics = self.metrics.clone();
-        let config = ForgesConfig {
-            secret_max_age: self.config.timing.secret_max_age,
-            request_timeout: self.config.timing.request_timeout,
-            service_account: self.config.cluster.service_account.replace('/', ":"),
-            observe: Arc::new(move |backend, method, outcome| metrics.api_call(backend, method, outcome)),
-        };
-        Forges::new(self.client.clone(), Arc::clone(&self.clock), config)
-    }
-
-    async fn start_gateway(
-        &self,
-        parts: &mut JoinSet<Result<&'static str, RunError>>,
-        sessions: &Sessions,
-        vms: &Store<RunnerVm>,
-        groups: &Groups,
-        stop: &CancellationToken,
-    ) -> Result<(), RunError> {
-        let listen = &self.config.listen;
-        let address = listen.agent_listen;
-        let listener = TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })?;
-        let backends = Backends {
-            store: vms.clone(),
-            listing: Arc::new(groups.clone()),
-            client: self.client.clone(),
-            clock: Arc::clone(&self.clock),
-        };
-        let gateway = Gateway::new(self.gateway_config()?, sessions.clone(), backends)?;
-        let serving = stop.clone();
-        info!(%address, "Gateway listens");
-        parts.spawn(async move {
-            gateway.serve(listener, serving).await?;
-            Ok("gateway")
-        });
-        if let (Some(service), Some(ip)) = (listen.service_name.clone(), listen.pod_ip) {
-            let namespace = self.config.cluster.namespace.clone();
-            let address = GatewayAddress { namespace, service, ip, port: address.port() };
-            let timeout = self.config.timing.request_timeout;
-            let endpoints = Endpoints::new(self.client.clone(), &address, self.leadership.clone(), timeout);
-            let stop = stop.clone();
-            parts.spawn(async move {
-                endpoints.run(stop).await;
-                Ok("endpoints")
-            });
-        }
-        Ok(())
-    }
-
-    fn gateway_config(&self) -> Result<GatewayConfig, RunError> {
-        let metrics = self.metrics.clone();
-        let jwks_url = match &self.config.services.jwks_url {
-            Some(url) => url.clone(),
-            None => GOOGLE_KEYS.parse()?,
-        };
-        let tls = TlsFiles {
-            certificate: self.config.listen.tls_cert.clone(),
-            key: self.config.listen.tls_key.clone(),
-            reload_period: Duration::from_secs(5),
-        };
-        Ok(GatewayConfig {
-            tls,
-            audience: self.config.services.audience.clone(),
-            jwks_url,
-            heartbeat_period: self.config.timing.heartbeat,
-            listing_grace: SignedDuration::try_from(self.config.timing.absence).unwrap_or(SignedDuration::MAX),
-            caps: Caps::default(),
-            serving: self.leadership.watch(),
-            on_refusal: Arc::new(move |reason| metrics.attestation_refused(reason)),
-        })
-    }
-
-    fn start_pools(
-        &self,
-        parts: &mut JoinSet<Result<&'static str, RunError>>,
-        bells: &Bells,
-        vms: Store<RunnerVm>,
-        vm_context: &vm::Context,
-        stop: &CancellationToken,
-    ) {
-        let (found, unreadable) = mpsc::channel(UNREADABLE_QUEUE);
-        // When the queue is full the object is reported at the next list: nothing waits for it.
-        let report = move |pool: watch::Unreadable| drop(found.try_send(pool));
-        let Watched { store, objects, .. } =
-            watch::objects(api::<RunnerPool>(&self.client, &self.config), |_| (), report);
-        let context = self.pool_context(bells, vms, vm_context);
-        parts.spawn({
-            let context = context.clone();
-            async move {
-                pool::unreadable::report(context, unreadable).await;
-                Ok("report of unreadable pools")
-            }
-        });
-        let sweep = context.sweeper.clone().run(context.clone(), store.clone(), stop.clone());
-        parts.spawn(async move {
-            sweep.await;
-            Ok("sweep")
-        });
-        let concurrency = self.config.cluster.concurrency;
-        let controller = pool::run(context, (store, objects), bells.pools.clone(), concurrency, stop.clone());
-        parts.spawn(async move {
-            controller.await;
-            Ok("pool controller")
-        });
-    }
-
-    fn pool_context(&self, bells: &Bells, vms: Store<RunnerVm>, vm: &vm::Context) -> pool::Context {
-        let timing = &self.config.timing;
-        let sweep = pool::sweep::SweepConfig {
-            interval: timing.sweep_interval,
-            sightings: timing.absence,
-            runner_list: timing.runner_list_interval,
-            limit: timing.sweep_limit.into(),
-        };
-        pool::Context {
-            client: self.client.clone(),
-            clock: Arc::clone(&self.clock),
-            vms,
-            groups: vm.groups.clone(),
-            forges: vm.forges.clone(),
-            memory: pool::memory::Memories::default(),
-            vm_memories: vm.memories.clone(),
-            sweeper: pool::sweep::Sweeper::new(sweep, bells.vms.clone()),
-            leadership: self.leadership.clone(),
-            metrics: self.metrics.clone(),
-            events: vm.events.clone(),
-            request_timeout: timing.request_timeout,
-            forge_check: timing.runner_list_interval,
-            retry: timing.capacity_backoff,
-            debounce: POOL_DEBOUNCE,
-            backoffs: Backoffs::default(),
-        }
-    }
-}
-
-async fn count_sessions(
-    sessions: Sessions,
-    metrics: Metrics,
-    stop: CancellationToken,
-) -> Result<&'static str, RunError> {
-    while tokio::time::timeout(Duration::from_secs(1), stop.cancelled()).await.is_err() {
-        metrics.sessions(sessions.connected());
-    }
-    Ok("session count")
 }

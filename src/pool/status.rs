@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::{
     plan::usable,
-    view::{Check, PoolView, VmFact, selector},
+    view::{Check, GroupFact, PoolView, VmFact, selector},
 };
 use crate::crd::{
     Phase, RunnerPoolStatus,
@@ -129,7 +129,7 @@ fn checked(kind: &'static str, good: &str, check: &Check) -> Finding {
 
 /// False only when no group at all can be used; what is wrong with some is in the message.
 fn groups(view: &PoolView) -> Finding {
-    let problems: Vec<_> = view.groups.iter().filter_map(|group| problem(group)).collect();
+    let problems: Vec<_> = view.groups.iter().filter_map(problem).collect();
     let text = problems.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ");
     let good = view.groups.iter().any(|group| group.settings == Check::Good);
     let bad = view.groups.iter().all(|group| matches!(group.settings, Check::Bad { .. }));
@@ -141,7 +141,7 @@ fn groups(view: &PoolView) -> Finding {
     }
 }
 
-fn problem(fact: &super::view::GroupFact) -> Option<(String, String)> {
+fn problem(fact: &GroupFact) -> Option<(String, String)> {
     match &fact.settings {
         Check::Good => None,
         Check::Bad { reason, message } | Check::Unknown { reason, message } => {

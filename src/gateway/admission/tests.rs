@@ -1,10 +1,12 @@
 //! The table of callers and answers.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    compute::{GroupAction, InstanceId},
+    compute::{GroupAction, Instance, InstanceId},
     crd::KubeTime,
 };
 
