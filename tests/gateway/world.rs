@@ -19,11 +19,7 @@ use miglet_operator::{
     clock::{Clock, SystemClock},
     compute::{ComputeError, Group, GroupAction, Instance, InstanceId, Power},
     crd::{KubeTime, RunnerVm},
-    gateway::{
-        Backends, Caps, Gateway, GatewayConfig, TlsFiles,
-        admission::{GroupListing, Listed},
-        sessions::Sessions,
-    },
+    gateway::{Backends, Caps, Gateway, GatewayConfig, TlsFiles, admission::GroupListing, sessions::Sessions},
     wakes::{Key, Wakes},
 };
 use serde_json::json;
@@ -90,9 +86,16 @@ impl Cloud {
 
 #[async_trait]
 impl GroupListing for Cloud {
-    async fn listing(&self, _group: &Group, not_before: Timestamp) -> Result<Arc<Listed>, ComputeError> {
+    async fn listing(
+        &self,
+        _group: &Group,
+        not_before: Timestamp,
+    ) -> Result<Arc<miglet_operator::compute::groups::Listing>, ComputeError> {
         self.lists.fetch_add(1, Ordering::SeqCst);
-        Ok(Arc::new(Listed { asked_at: not_before, instances: self.instances.lock().unwrap().clone() }))
+        Ok(Arc::new(miglet_operator::compute::groups::Listing {
+            asked_at: not_before,
+            instances: self.instances.lock().unwrap().clone(),
+        }))
     }
 }
 
