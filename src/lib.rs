@@ -20,6 +20,7 @@ pub mod events;
 pub mod forge;
 pub mod gateway;
 pub mod health;
+pub mod kubernetes;
 pub mod leadership;
 pub mod metrics;
 pub mod pool;

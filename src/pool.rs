@@ -34,6 +34,7 @@ use crate::{
         ForgeError,
         credentials::{CredentialsError, Forges},
     },
+    kubernetes::{self, KubeError},
     leadership::{Leadership, NotLeading},
     metrics::{Metrics, Outcome, PoolCounts},
     vm::memory::Memories as VmMemories,
@@ -89,11 +90,8 @@ pub struct Context {
 }
 
 impl Context {
-    async fn kube<T>(&self, action: &'static str, call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
-        match tokio::time::timeout(self.request_timeout, call).await {
-            Ok(result) => result.map_err(|source| Error::Kube { action, source }),
-            Err(_) => Err(Error::Timeout { action }),
-        }
+    async fn kube<T>(&self, action: &'static str, call: impl Future<Output = kube::Result<T>>) -> Result<T, KubeError> {
+        kubernetes::call(self.request_timeout, action, call).await
     }
 }
 
@@ -101,19 +99,8 @@ impl Context {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Kubernetes refused or did not answer.
-    #[error("{action}")]
-    Kube {
-        /// What was tried.
-        action: &'static str,
-        /// Why not.
-        source: kube::Error,
-    },
-    /// Kubernetes did not answer in time.
-    #[error("{action}: no answer in time")]
-    Timeout {
-        /// What was tried.
-        action: &'static str,
-    },
+    #[error(transparent)]
+    Kube(#[from] KubeError),
     /// The cloud.
     #[error("asking the cloud")]
     Compute(#[source] ComputeError),
@@ -129,13 +116,6 @@ pub enum Error {
     /// This cannot happen.
     #[error("bug: {0}")]
     Bug(&'static str),
-}
-
-impl Error {
-    /// Somebody wrote the object in between: not a failure, the next pass sees what they wrote.
-    fn is_conflict(&self) -> bool {
-        matches!(self, Self::Kube { source: kube::Error::Api(status), .. } if status.is_conflict())
-    }
 }
 
 /// Runs until `stop`: `store` is the cache behind `objects`; `wakes` name pools whose VMs changed.
@@ -225,11 +205,15 @@ fn count(context: &Context, view: &PoolView) {
         draining: number(|vm| vm.leaving),
     };
     context.metrics.pool(&pool.namespace().unwrap_or_default(), &pool.name_any(), &counts);
+    for fact in &view.groups {
+        let trouble = fact.back_off.as_ref().map(|back_off| back_off.class);
+        context.metrics.group_backoff(&fact.group.to_string(), trouble);
+    }
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "the signature is kube's")]
 fn failed(pool: Arc<RunnerPool>, error: &Error, context: Arc<Context>) -> Action {
-    if error.is_conflict() {
+    if matches!(error, Error::Kube(error) if error.is_conflict()) {
         return Action::requeue(Duration::from_millis(100));
     }
     let delay = context.backoffs.failed(&pool.uid().unwrap_or_default());

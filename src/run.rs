@@ -85,7 +85,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let (elector, leadership) = Elector::new(self::client(&config).await?, lease(&config), Arc::clone(&clock));
     let (work, lease) = (CancellationToken::new(), CancellationToken::new());
     let mut election = tokio::spawn(elector.run(lease.clone()));
-    let operator = Operator { config, clock, metrics, caches, client, leadership };
+    let operator = Operator { config, clock, metrics, health, caches, client, leadership };
     let mut leading = std::pin::pin!(operator.lead(work.clone()));
     let led = tokio::select! {
         ended = &mut election => return lost(ended),

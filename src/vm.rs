@@ -36,6 +36,7 @@ use crate::{
         credentials::{CredentialsError, Forges},
     },
     gateway::sessions::{SendError, Sessions},
+    kubernetes::KubeError,
     leadership::{Leadership, NotLeading},
     metrics::{Metrics, Outcome},
     wakes::{Key, Wakes},
@@ -85,19 +86,8 @@ pub struct Context {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Kubernetes refused or did not answer.
-    #[error("{action}")]
-    Kube {
-        /// What was tried.
-        action: &'static str,
-        /// Why not.
-        source: kube::Error,
-    },
-    /// Kubernetes did not answer in time.
-    #[error("{action}: no answer in time")]
-    Timeout {
-        /// What was tried.
-        action: &'static str,
-    },
+    #[error(transparent)]
+    Kube(#[from] KubeError),
     /// The cloud.
     #[error("asking the cloud")]
     Compute(#[source] ComputeError),
@@ -116,11 +106,6 @@ pub enum Error {
     /// This cannot happen.
     #[error("bug: {0}")]
     Bug(&'static str),
-}
-
-/// Somebody wrote the object in between: not a failure, the next pass sees what they wrote.
-fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.is_conflict())
 }
 
 /// Runs until `stop`: `store` is the cache behind `objects`.
@@ -193,7 +178,7 @@ async fn pass(vm: &RunnerVm, context: &Context) -> Result<Action, Error> {
 
 #[allow(clippy::needless_pass_by_value, reason = "the signature is kube's")]
 fn failed(vm: Arc<RunnerVm>, error: &Error, context: Arc<Context>) -> Action {
-    if matches!(error, Error::Kube { source, .. } if is_conflict(source)) {
+    if matches!(error, Error::Kube(error) if error.is_conflict()) {
         return Action::requeue(Duration::from_millis(50));
     }
     let asked = match error {

@@ -121,12 +121,6 @@ pub fn find<'a>(conditions: &'a [KubeCondition], kind: &str) -> Option<&'a KubeC
     conditions.iter().find(|c| c.type_ == kind)
 }
 
-/// Whether the condition of this type is there and true.
-#[must_use]
-pub fn is_true(conditions: &[KubeCondition], kind: &str) -> bool {
-    find(conditions, kind).is_some_and(|c| c.status == "True")
-}
-
 /// At most `limit` characters, without control characters: for text that came from outside.
 #[must_use]
 pub fn cut(text: &str, limit: usize) -> String {

@@ -12,8 +12,6 @@ pub const POOL_FINALIZER: &str = "miglet.dev/pool";
 pub const VM_FINALIZER: &str = "miglet.dev/instance";
 /// Annotation on a RunnerVM: do not wait for the job, clean up now. Its value is free text, shown as the reason.
 pub const TERMINATE_NOW: &str = "miglet.dev/terminate-now";
-/// Annotation on a RunnerVM, set with its deletion by the operator: why it goes.
-pub const DELETION_REASON: &str = "miglet.dev/deletion-reason";
 /// Field manager of the pool controller.
 pub const POOL_MANAGER: &str = "miglet-operator/pool";
 /// Field manager of the VM controller.

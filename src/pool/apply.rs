@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     crd::{PoolRef, RunnerPool, RunnerPoolStatus, RunnerVm, RunnerVmSpec, names},
+    kubernetes::KubeError,
     vm::plan::later,
 };
 
@@ -44,15 +45,14 @@ async fn create(context: &Context, pool: &RunnerPool, new: NewVm) -> Result<(), 
     match &result {
         Ok(_) => context.metrics.vm_created(),
         // No answer: it may exist, or appear yet. Counted until it must have.
-        Err(
-            Error::Timeout { .. } | Error::Kube { source: kube::Error::Service(_) | kube::Error::HyperError(_), .. },
-        ) => {
+        Err(error) if error.is_ambiguous() => {
             let until = later(context.clock.now(), context.request_timeout * 2);
             context.memory.fold(&pool.uid().unwrap_or_default(), |m| m.expected.insert(new.name.clone(), until));
         }
         Err(_) => {}
     }
-    result.map(drop)
+    result?;
+    Ok(())
 }
 
 /// The object of a new VM: a snapshot of the pool, its finalizer on it before anything happens outside.
@@ -91,10 +91,8 @@ async fn delete(context: &Context, pool: &RunnerPool, removal: Removal) -> Resul
     info!(vm = vm.name, reason = removal.reason, "VM is deleted");
     let result = context.kube("deleting a RunnerVM", vms(context, pool).delete(&vm.name, &params)).await;
     match result {
-        Err(Error::Kube { source: kube::Error::Api(status), .. }) if status.is_not_found() || status.is_conflict() => {
-            Ok(())
-        }
-        other => other.map(drop),
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+        other => Ok(other.map(drop)?),
     }
 }
 
@@ -105,15 +103,18 @@ async fn orphan(context: &Context, pool: &RunnerPool, vm: VmFact) -> Result<(), 
     let patch = serde_json::json!({"metadata": {"finalizers": null, "uid": vm.uid}});
     let params = PatchParams { field_manager: Some(names::POOL_MANAGER.into()), ..PatchParams::default() };
     let freed = context.kube("orphaning a RunnerVM", api.patch(&vm.name, &params, &Patch::Merge(&patch))).await;
-    if !is_gone(&freed) {
+    if !gone(&freed) {
         freed?;
     }
     let deleted = context.kube("deleting an orphaned RunnerVM", api.delete(&vm.name, &DeleteParams::default())).await;
-    if is_gone(&deleted) { Ok(()) } else { deleted.map(drop) }
+    if !gone(&deleted) {
+        deleted?;
+    }
+    Ok(())
 }
 
-fn is_gone<T>(result: &Result<T, Error>) -> bool {
-    matches!(result, Err(Error::Kube { source: kube::Error::Api(status), .. }) if status.is_not_found())
+fn gone<T>(result: &Result<T, KubeError>) -> bool {
+    result.as_ref().is_err_and(KubeError::is_not_found)
 }
 
 async fn told(context: &Context, pool: &RunnerPool, plan: &Plan) {
@@ -159,7 +160,8 @@ pub(super) async fn write(context: &Context, pool: &RunnerPool, status: RunnerPo
     next.status = Some(status);
     let params = PostParams { field_manager: Some(names::POOL_MANAGER.into()), ..PostParams::default() };
     let api = pools(context, pool);
-    context.kube("writing the pool's status", api.replace_status(&pool.name_any(), &params, &next)).await.map(drop)
+    context.kube("writing the pool's status", api.replace_status(&pool.name_any(), &params, &next)).await?;
+    Ok(())
 }
 
 fn vms(context: &Context, pool: &RunnerPool) -> Api<RunnerVm> {

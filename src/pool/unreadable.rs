@@ -42,7 +42,8 @@ async fn write(context: &Context, pool: &Unreadable) -> Result<(), super::Error>
     let params = PatchParams { field_manager: Some(names::POOL_MANAGER.into()), ..PatchParams::default() };
     let api = api(context.client.clone(), pool.metadata.namespace.as_deref().unwrap_or_default());
     let name = pool.metadata.name.as_deref().unwrap_or_default();
-    context.kube("writing the status of an unreadable pool", api.patch_status(name, &params, &patch)).await.map(drop)
+    context.kube("writing the status of an unreadable pool", api.patch_status(name, &params, &patch)).await?;
+    Ok(())
 }
 
 fn api(client: Client, namespace: &str) -> Api<DynamicObject> {

@@ -18,7 +18,7 @@ use crate::{
     crd::{RunnerPool, RunnerVm},
     endpoints::{Endpoints, GatewayAddress},
     gateway::{Backends, Gateway, sessions::Sessions},
-    health::Gate,
+    health::{Gate, Health},
     leadership::Leadership,
     metrics::Metrics,
     pool,
@@ -37,6 +37,7 @@ pub(super) struct Operator {
     pub(super) config: Config,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Metrics,
+    pub(super) health: Health,
     pub(super) caches: Gate,
     pub(super) client: Client,
     pub(super) leadership: Leadership,
@@ -118,7 +119,10 @@ impl Operator {
         self.start_gateway(&mut parts, &context, &vms).await?;
         self.start_pools(&mut parts, &bells, vms.clone(), &context);
         let interval = self.config.timing.list_interval;
-        let poller = Poller { groups, vms, wakes: bells.vms, clock: Arc::clone(&self.clock), interval };
+        // A turn takes as long as the slowest list; one that hangs for minutes is stuck.
+        let limit = (interval + self.config.timing.request_timeout) * 10;
+        let heartbeat = Arc::new(self.health.heartbeat("poller", limit));
+        let poller = Poller { groups, vms, wakes: bells.vms, clock: Arc::clone(&self.clock), interval, heartbeat };
         parts.add("poller", poller.run(stop.clone()));
         parts.add("session count", count_sessions(sessions, self.metrics.clone(), stop));
         parts.end().await

@@ -23,6 +23,7 @@ use crate::{
     },
     forge::{Deletion, ForgeError, ForgeErrorClass, Registered, Registration, SharedRunners},
     gateway::report::Command,
+    kubernetes,
     wakes::Key,
 };
 
@@ -222,10 +223,7 @@ impl<'a> Actor<'a> {
     }
 
     async fn kube<T>(&self, action: &'static str, call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
-        match tokio::time::timeout(self.context.request_timeout, call).await {
-            Ok(result) => result.map_err(|source| Error::Kube { action, source }),
-            Err(_) => Err(Error::Timeout { action }),
-        }
+        Ok(kubernetes::call(self.context.request_timeout, action, call).await?)
     }
 
     fn remember(&self, change: impl FnOnce(&mut Memory)) -> Result<(), Error> {

@@ -20,6 +20,7 @@ use crate::{
         groups::{Groups, Listing},
     },
     crd::RunnerVm,
+    health::Heartbeat,
     wakes::{Key, Wakes},
 };
 
@@ -36,6 +37,8 @@ pub struct Poller {
     pub clock: Arc<dyn Clock>,
     /// How often.
     pub interval: Duration,
+    /// Proof that this loop turns.
+    pub heartbeat: Arc<Heartbeat>,
 }
 
 impl Poller {
@@ -50,6 +53,7 @@ impl Poller {
                 _ = ticks.tick() => {}
             }
             self.poll(&mut before).await;
+            self.heartbeat.touch();
         }
     }
 
