@@ -28,7 +28,7 @@ use crate::{
     backoff::Backoffs,
     clock::Clock,
     compute::{ComputeError, groups::Groups},
-    crd::{Phase, RunnerPool, RunnerVm, names},
+    crd::{Phase, RunnerPool, RunnerPoolStatus, RunnerVm, names},
     events::Events,
     forge::{
         ForgeError,
@@ -37,7 +37,10 @@ use crate::{
     kubernetes::{self, KubeError},
     leadership::{Leadership, NotLeading},
     metrics::{Metrics, Outcome, PoolCounts},
-    vm::memory::Memories as VmMemories,
+    vm::{
+        memory::Memories as VmMemories,
+        plan::{later, until},
+    },
     wakes::{Key, Wakes},
 };
 
@@ -83,8 +86,10 @@ pub struct Context {
     pub forge_check: Duration,
     /// First delay after a VM that did not register.
     pub retry: Duration,
-    /// Shortest time between two passes of one pool: bounds its status writes.
-    pub debounce: Duration,
+    /// Shortest time between two looks at one pool because of its VMs.
+    pub pause: Duration,
+    /// Shortest time between two writes of one pool's counts.
+    pub status_pause: Duration,
     /// Delays after failures.
     pub backoffs: Backoffs,
 }
@@ -129,8 +134,9 @@ pub async fn run(
     concurrency: u16,
     stop: CancellationToken,
 ) {
-    let wakes = wakes.stream().map(|key: Key| ObjectRef::<RunnerPool>::new(&key.name).within(&key.namespace));
-    let config = controller::Config::default().concurrency(concurrency).debounce(context.debounce);
+    let wakes =
+        wakes.stream(context.pause).map(|key: Key| ObjectRef::<RunnerPool>::new(&key.name).within(&key.namespace));
+    let config = controller::Config::default().concurrency(concurrency);
     Controller::for_stream(objects, store)
         .with_config(config)
         .reconcile_on(wakes)
@@ -173,13 +179,38 @@ async fn pass(pool: &RunnerPool, context: &Context) -> Result<Action, Error> {
     let applied = apply::apply(context, pool, &plan).await; // I/O
     if !plan.release {
         let status = status::status(&view, short_since(context, &view, now), now); // pure
-        if pool.status.as_ref() != Some(&status) {
-            apply::write(context, pool, status).await?; // I/O
-        }
         count(context, &view);
+        let wait = settle(context, pool, status, now).await?; // I/O
+        applied?;
+        return Ok(Action::requeue(wait.map_or(plan.again, |wait| wait.min(plan.again))));
     }
     applied?;
     Ok(Action::requeue(plan.again))
+}
+
+/// Writes the status if it says something new. Counts alone wait until the last write is a second old: runners come and
+/// go all day, and nobody reads faster. How long to wait, if so.
+async fn settle(
+    context: &Context,
+    pool: &RunnerPool,
+    status: RunnerPoolStatus,
+    now: Timestamp,
+) -> Result<Option<Duration>, Error> {
+    let Some(old) = pool.status.as_ref().filter(|old| **old != status) else {
+        if pool.status.is_none() {
+            apply::write(context, pool, status).await?;
+        }
+        return Ok(None);
+    };
+    let uid = pool.uid().unwrap_or_default();
+    let counts_only = old.conditions == status.conditions && old.observed_generation == status.observed_generation;
+    let due = context.memory.fold(&uid, |memory| memory.written).map(|at| later(at, context.status_pause));
+    if let Some(due) = due.filter(|due| counts_only && now < *due) {
+        return Ok(Some(until(due, now)));
+    }
+    apply::write(context, pool, status).await?;
+    context.memory.fold(&uid, |memory| memory.written = Some(now));
+    Ok(None)
 }
 
 /// Since when the pool has too few ready runners.

@@ -119,7 +119,8 @@ pub async fn run(
     concurrency: u16,
     stop: CancellationToken,
 ) {
-    let wakes = wakes.stream().map(|key: Key| ObjectRef::<RunnerVm>::new(&key.name).within(&key.namespace));
+    let wakes =
+        wakes.stream(Duration::ZERO).map(|key: Key| ObjectRef::<RunnerVm>::new(&key.name).within(&key.namespace));
     Controller::for_stream(objects, store)
         .with_config(controller::Config::default().concurrency(concurrency))
         .reconcile_on(wakes)

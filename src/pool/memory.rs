@@ -16,6 +16,8 @@ pub struct Memory {
     pub history: History,
     /// Objects asked for without an answer, and until when they may appear.
     pub expected: BTreeMap<String, Timestamp>,
+    /// When its status was last written.
+    pub written: Option<Timestamp>,
     /// Since when it has too few runners.
     pub short_since: Option<Timestamp>,
 }

@@ -25,8 +25,10 @@ use crate::{
 
 /// Google's keys for identity tokens.
 const GOOGLE_KEYS: &str = "https://www.googleapis.com/oauth2/v3/certs";
-/// Between two passes of one pool: its status is written at most about once a second.
-const POOL_DEBOUNCE: Duration = Duration::from_millis(500);
+/// Between two looks at one pool because of its VMs: many VMs' news in one pass, a replacement within a moment.
+const POOL_PAUSE: Duration = Duration::from_millis(200);
+/// Between two writes of one pool's counts.
+const POOL_STATUS_PAUSE: Duration = Duration::from_secs(1);
 
 impl Operator {
     pub(super) async fn groups(&self) -> Result<Groups, RunError> {
@@ -133,7 +135,8 @@ impl Operator {
             request_timeout: timing.request_timeout,
             forge_check: timing.runner_list_interval,
             retry: timing.capacity_backoff,
-            debounce: POOL_DEBOUNCE,
+            pause: POOL_PAUSE,
+            status_pause: POOL_STATUS_PAUSE,
             backoffs: Backoffs::default(),
         }
     }
