@@ -9,6 +9,7 @@
 //! Worlds share one control plane in a process and nothing else: each has namespaces, simulators, keys and an operator
 //! of its own, and its operator watches its namespace only. Intervals are short; the binaries are the product's.
 
+mod expect;
 mod gateway_keys;
 mod operator;
 mod rights;
@@ -24,6 +25,7 @@ use kube::{
 use miglet_operator::crd::{RunnerPool, RunnerVm};
 
 pub use self::{
+    expect::{Fleet, Held},
     operator::{Intervals, Operator},
     wait::{Patience, Waited},
 };
