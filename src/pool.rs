@@ -82,6 +82,8 @@ pub struct Context {
     pub forge_check: Duration,
     /// First delay after a VM that did not register.
     pub retry: Duration,
+    /// Longest time between two passes of one pool: a mended Secret or group is noticed no later.
+    pub resync: Duration,
     /// Shortest time between two passes of one pool: bounds its status writes.
     pub debounce: Duration,
     /// Delays after failures.
@@ -199,7 +201,7 @@ async fn pass(pool: &RunnerPool, context: &Context) -> Result<Action, Error> {
         count(context, &view);
     }
     applied?;
-    Ok(Action::requeue(plan.again))
+    Ok(Action::requeue(plan.again.min(context.resync)))
 }
 
 /// Since when the pool has too few ready runners.

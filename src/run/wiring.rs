@@ -133,6 +133,7 @@ impl Operator {
             request_timeout: timing.request_timeout,
             forge_check: timing.runner_list_interval,
             retry: timing.capacity_backoff,
+            resync: timing.secret_max_age,
             debounce: POOL_DEBOUNCE,
             backoffs: Backoffs::default(),
         }
