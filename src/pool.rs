@@ -90,6 +90,8 @@ pub struct Context {
     pub pause: Duration,
     /// Shortest time between two writes of one pool's counts.
     pub status_pause: Duration,
+    /// Longest time between two passes of one pool: a mended Secret or group is noticed no later.
+    pub resync: Duration,
     /// Delays after failures.
     pub backoffs: Backoffs,
 }
@@ -182,7 +184,8 @@ async fn pass(pool: &RunnerPool, context: &Context) -> Result<Action, Error> {
         count(context, &view);
         let wait = settle(context, pool, status, now).await?; // I/O
         applied?;
-        return Ok(Action::requeue(wait.map_or(plan.again, |wait| wait.min(plan.again))));
+        let again = plan.again.min(context.resync);
+        return Ok(Action::requeue(wait.map_or(again, |wait| wait.min(again))));
     }
     applied?;
     Ok(Action::requeue(plan.again))

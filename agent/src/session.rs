@@ -42,8 +42,12 @@ const MESSAGE_LIMIT: usize = 512 * 1024;
 enum SessionError {
     #[error(transparent)]
     Metadata(#[from] MetadataError),
-    #[error("could not connect to the operator")]
-    Connect(#[from] tonic::transport::Error),
+    #[error("could not connect to the operator at {gateway}")]
+    Connect {
+        gateway: String,
+        #[source]
+        source: tonic::transport::Error,
+    },
     #[error("the operator ended the session: {} ({:?})", .0.message(), .0.code())]
     Status(#[from] tonic::Status),
     #[error("the operator did not answer within {} s", .0.as_secs())]
@@ -146,12 +150,15 @@ impl Session {
         };
         let authority = format!("{host}:{}", self.settings.port);
         // The scheme says http because the TLS is the dialer's, not tonic's.
-        let endpoint = Endpoint::from_shared(format!("http://{authority}"))?
+        let failed = |source| SessionError::Connect { gateway: authority.clone(), source };
+        let endpoint = Endpoint::from_shared(format!("http://{authority}"))
+            .map_err(failed)?
             .http2_keep_alive_interval(KEEP_ALIVE.0)
             .keep_alive_timeout(KEEP_ALIVE.1)
             .keep_alive_while_idle(true);
         let dialer = self.dialer.clone();
-        let channel = endpoint.connect_with_connector(tower::service_fn(move |_| dialer.clone().dial())).await?;
+        let channel = endpoint.connect_with_connector(tower::service_fn(move |_| dialer.clone().dial()));
+        let channel = channel.await.map_err(failed)?;
         Ok(AgentServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT))
     }
 

@@ -31,7 +31,7 @@ pub use self::{
 };
 use crate::{
     compute::{Agent, ComputeOptions, ComputeSim, Delays, GroupSpec, Machines, ProcessMachines},
-    control_plane::ControlPlane,
+    control_plane::{ControlPlane, product_crds},
     github::{AppCredentials, GithubOptions, GithubSim},
     proxy::ApiProxy,
     runner,
@@ -69,6 +69,18 @@ pub struct WorldOptions {
     pub group: GroupSpec,
     /// Further environment of the agents.
     pub agent_environment: BTreeMap<String, String>,
+    /// Which control plane, and how much of it the operator watches.
+    pub plane: Plane,
+}
+
+/// Which control plane a world is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Plane {
+    /// The one all worlds of this process share; the operator watches the world's namespace.
+    #[default]
+    Shared,
+    /// One of its own; the operator watches every namespace.
+    Own,
 }
 
 impl Default for WorldOptions {
@@ -86,6 +98,7 @@ impl Default for WorldOptions {
             operator: true,
             group: GroupSpec::zonal(GROUP, ZONE),
             agent_environment: BTreeMap::new(),
+            plane: Plane::Shared,
         }
     }
 }
@@ -123,7 +136,11 @@ impl World {
     pub async fn start(options: WorldOptions) -> Result<Self, Trouble> {
         // Every TLS stack in this process: the first world installs it, later ones find it there.
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-        let plane = ControlPlane::shared().await?;
+        let plane = match options.plane {
+            Plane::Shared => ControlPlane::shared().await?,
+            // Its processes and its folder end with this process: see `control_plane::process`.
+            Plane::Own => Box::leak(Box::new(ControlPlane::start_with_crds(&product_crds()?).await?)),
+        };
         let client = plane.admin().await?;
         let folder = tempfile::Builder::new().prefix("mworld").tempdir()?;
         let keys = gateway_keys::make(folder.path())?;
@@ -144,7 +161,7 @@ impl World {
         let operator_settings = operator::Settings {
             kubeconfig,
             namespace: system.clone(),
-            watch_namespace: namespace.clone(),
+            watch_namespace: (options.plane == Plane::Shared).then(|| namespace.clone()),
             gateway,
             keys: keys.clone(),
             compute: compute.url(),

@@ -24,6 +24,8 @@ pub struct History {
     last_failure: Option<Timestamp>,
     /// Reason of the latest failure.
     pub last_reason: String,
+    /// What happened then, in words.
+    pub last_message: String,
 }
 
 impl History {
@@ -36,11 +38,12 @@ impl History {
     }
 
     /// A VM ended for this reason: counted when it is a failure to register, once a VM.
-    pub fn ended(&mut self, uid: &str, reason: &str, now: Timestamp) {
+    pub fn ended(&mut self, uid: &str, (reason, message): (&str, &str), now: Timestamp) {
         if FAILURES.contains(&reason) && self.judge(format!("{uid}-")) {
             self.in_a_row = self.in_a_row.saturating_add(1);
             self.last_failure = Some(now);
             reason.clone_into(&mut self.last_reason);
+            message.clone_into(&mut self.last_message);
             self.push(false);
         }
     }
@@ -97,7 +100,7 @@ mod tests {
         history.registered("a");
         assert_eq!(history.healthy(), Some(true));
         for _ in 0..3 {
-            history.ended("b", "RegistrationTimeout", Timestamp::UNIX_EPOCH);
+            history.ended("b", ("RegistrationTimeout", ""), Timestamp::UNIX_EPOCH);
         }
         assert_eq!((history.failures(), history.healthy()), (1, Some(false)));
     }
@@ -108,7 +111,7 @@ mod tests {
         let first = Duration::from_secs(10);
         assert_eq!(history.back_off_until(first), None);
         for uid in ["a", "b", "c"] {
-            history.ended(uid, "RegistrationTimeout", Timestamp::UNIX_EPOCH);
+            history.ended(uid, ("RegistrationTimeout", ""), Timestamp::UNIX_EPOCH);
         }
         assert_eq!(history.back_off_until(first), Some(later(Timestamp::UNIX_EPOCH, Duration::from_secs(40))));
         history.registered("d");
@@ -118,7 +121,7 @@ mod tests {
     #[test]
     fn a_job_that_ended_is_no_failure() {
         let mut history = History::default();
-        history.ended("a", "JobCompleted", Timestamp::UNIX_EPOCH);
+        history.ended("a", ("JobCompleted", ""), Timestamp::UNIX_EPOCH);
         assert_eq!(history.healthy(), None);
     }
 }

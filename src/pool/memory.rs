@@ -29,7 +29,7 @@ impl Memory {
             self.history.registered(&vm.uid);
         }
         if let Some(reason) = &vm.end {
-            self.history.ended(&vm.uid, reason, now);
+            self.history.ended(&vm.uid, (reason, &vm.end_message), now);
         }
     }
 }

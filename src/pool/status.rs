@@ -176,10 +176,9 @@ fn registration(view: &PoolView) -> Finding {
         Some(true) => Finding::new(REGISTRATION_HEALTHY, true, "Registering", ""),
         Some(false) => {
             let message = format!(
-                "{} VMs in a row did not get their runner idle ({}); see `kubectl get events` and the template's \
-                 miglet-* keys",
+                "{} VMs in a row did not get their runner idle; the last one: {}",
                 history.failures(),
-                history.last_reason
+                history.last_message
             );
             Finding::new(REGISTRATION_HEALTHY, false, history.last_reason.clone(), message)
         }

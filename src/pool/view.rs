@@ -48,6 +48,8 @@ pub struct VmFact {
     pub deleting: bool,
     /// Why it leaves.
     pub end: Option<String>,
+    /// The same in words, some of them perhaps an agent's.
+    pub end_message: String,
     /// It was made from an older template.
     pub outdated: bool,
     /// It still belongs to the pool in Kubernetes' eyes.
@@ -128,6 +130,7 @@ impl VmFact {
             leaving: deleting || end.is_some(),
             deleting,
             end: end.map(|condition| condition.reason.clone()),
+            end_message: end.map(|condition| condition.message.clone()).unwrap_or_default(),
             outdated: outdated(vm, pool),
             owned: owner,
         }

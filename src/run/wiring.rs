@@ -137,6 +137,7 @@ impl Operator {
             retry: timing.capacity_backoff,
             pause: POOL_PAUSE,
             status_pause: POOL_STATUS_PAUSE,
+            resync: timing.secret_max_age,
             backoffs: Backoffs::default(),
         }
     }

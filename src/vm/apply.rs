@@ -183,7 +183,7 @@ impl<'a> Actor<'a> {
         let preconditions = Preconditions { uid: Some(self.uid.clone()), resource_version: None };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         self.kube("deleting the object", self.api().delete(&self.key.name, &params)).await?;
-        self.context.job_told(self.vm).await;
+        self.context.end_told(self.vm, end).await;
         Ok(())
     }
 
@@ -194,9 +194,7 @@ impl<'a> Actor<'a> {
             self.context.events.warn(&self.vm.object_ref(&()), "RegistrationLeftBehind", note).await;
         }
         let reason = end_reason(self.vm);
-        if reason != "JobCompleted" {
-            self.context.job_told(self.vm).await;
-        }
+        self.context.last_told(self.vm).await;
         let finalizers: Vec<_> = self.vm.finalizers().iter().filter(|f| *f != names::VM_FINALIZER).collect();
         let version = self.vm.resource_version();
         let patch = serde_json::json!({"metadata": {"finalizers": finalizers, "resourceVersion": version}});

@@ -7,10 +7,13 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt;
 use tracing::info;
 
-use super::Context;
+use super::{Context, plan::End};
 use crate::{
     compute::Group,
-    crd::{JobStatus, RunnerVm, RunnerVmStatus, conditions::READY, conditions::find},
+    crd::{
+        JobStatus, RunnerVm, RunnerVmStatus,
+        conditions::{DRAINING, READY, find},
+    },
 };
 
 /// Why VMs end: the closed set of a metric's label.
@@ -38,7 +41,11 @@ pub(super) const END_REASONS: [&str; 22] = [
     "TerminateNow",
     "Deleted",
 ];
-const JOB_RESULTS: [&str; 6] = ["Succeeded", "SucceededWithIssues", "Failed", "Canceled", "Skipped", "Abandoned"];
+const JOB_RESULTS: [&str; 7] = ["Succeeded", "SucceededWithIssues", "Failed", "Canceled", "Skipped", "Abandoned", LOST];
+/// What became of a job of which no end was reported.
+const LOST: &str = "Lost";
+/// Ends that take a running job along.
+const FATAL: [&str; 6] = ["InstanceDown", "InstanceGone", "InstanceReplaced", "Rebooted", "AgentLost", "RunnerFailed"];
 
 /// The word as a metric's label: one of a closed set, whatever an agent says.
 pub(super) fn word(said: &str, known: &[&'static str]) -> &'static str {
@@ -64,10 +71,47 @@ impl Context {
         info!(vm = %vm.name_any(), from = ?old.phase, to = ?new.phase, "Phase changed");
     }
 
-    /// Tells a finished job: its VM's object is gone a minute later.
-    pub(super) async fn job_told(&self, vm: &RunnerVm) {
+    /// Tells why a life ends, and what that means for its job: the object is gone a minute later.
+    pub(super) async fn end_told(&self, vm: &RunnerVm, end: &End) {
         let job = vm.status.as_ref().and_then(|status| status.job.as_ref());
-        let Some(job) = job.filter(|job| job.completed_time.is_some()) else { return };
+        match job {
+            Some(job) if job.completed_time.is_some() => self.job_told(vm).await,
+            Some(job) if FATAL.contains(&end.reason) => self.job_lost(vm, job, &end.message).await,
+            _ if end.back_off.is_some() || end.never_created => {} // told by the pool's conditions, once for all its VMs
+            _ => {
+                let note = format!("VM {}: {}", vm.name_any(), end.message);
+                self.events.warn(&pool_of(vm), end.reason, note).await;
+            }
+        }
+    }
+
+    /// Tells what became of the job of an object that goes, unless that was told when its life ended.
+    pub(super) async fn last_told(&self, vm: &RunnerVm) {
+        let status = vm.status.as_ref();
+        let draining = status.and_then(|status| find(&status.conditions, DRAINING));
+        let reason = draining.map(|condition| condition.reason.as_str()).unwrap_or_default();
+        match status.and_then(|status| status.job.as_ref()) {
+            _ if reason == "JobCompleted" || FATAL.contains(&reason) => {}
+            Some(job) if job.completed_time.is_some() => self.job_told(vm).await,
+            Some(job) => {
+                let why = draining.map(|condition| condition.message.as_str()).unwrap_or_default();
+                self.job_lost(vm, job, &format!("its VM went first: {why}")).await;
+            }
+            None => {}
+        }
+    }
+
+    async fn job_lost(&self, vm: &RunnerVm, job: &JobStatus, why: &str) {
+        info!(vm = %vm.name_any(), job = job.summary, run = job.run_id, why, "Job lost");
+        self.metrics.job_finished(LOST);
+        let job = JobStatus { result: LOST.to_owned(), ..job.clone() };
+        self.events.warn(&pool_of(vm), "JobLost", format!("{}: {why}", sentence(&job, &vm.name_any()))).await;
+    }
+
+    /// Tells a finished job.
+    async fn job_told(&self, vm: &RunnerVm) {
+        let job = vm.status.as_ref().and_then(|status| status.job.as_ref());
+        let Some(job) = job else { return };
         info!(vm = %vm.name_any(), job = job.summary, result = job.result, run = job.run_id, "Job finished");
         self.metrics.job_finished(word(&job.result, &JOB_RESULTS));
         self.events.say(&pool_of(vm), "JobFinished", sentence(job, &vm.name_any())).await;

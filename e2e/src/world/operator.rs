@@ -63,7 +63,7 @@ impl Default for Intervals {
 pub(super) struct Settings {
     pub(super) kubeconfig: PathBuf,
     pub(super) namespace: String,
-    pub(super) watch_namespace: String,
+    pub(super) watch_namespace: Option<String>,
     pub(super) gateway: SocketAddr,
     pub(super) keys: Keys,
     pub(super) compute: String,
@@ -89,7 +89,8 @@ impl Operator {
         command
             .arg("--kubeconfig")
             .arg(&settings.kubeconfig)
-            .args(["--namespace", &settings.namespace, "--watch-namespace", &settings.watch_namespace])
+            .args(["--namespace", &settings.namespace])
+            .args(settings.watch_namespace.iter().flat_map(|namespace| ["--watch-namespace", namespace.as_str()]))
             .arg("--tls-cert")
             .arg(&settings.keys.certificate)
             .arg("--tls-key")
