@@ -130,6 +130,12 @@ pub enum Command {
 }
 
 impl Report {
+    /// Whether it says that no job can be running: its runner waits for one, or it has no runner at all.
+    #[must_use]
+    pub fn jobless(&self) -> bool {
+        self.state == AgentState::Idle || (self.state <= AgentState::Ready && self.runner_name.is_empty())
+    }
+
     /// What is known after hearing `next`: the state never goes back, a job or an exit once reported stays.
     ///
     /// After a job started the VM is in the job's hands: a Busy that becomes Idle again would be a way to look unused.

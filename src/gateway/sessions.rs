@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::report::{AgentState, Command, Report};
+use super::report::{Command, Report};
 use crate::wakes::{Key, Wakes};
 
 /// Commands that may wait for a slow connection; more are refused.
@@ -24,7 +24,7 @@ pub struct AgentView {
     pub connected: bool,
     /// When it was last heard, by our clock.
     pub last_heard: Timestamp,
-    /// Since when it says Idle, while it does.
+    /// Since when it says that it has no job, in the same state, while it does.
     pub idle_since: Option<Timestamp>,
     /// Version it runs.
     pub version: String,
@@ -89,8 +89,7 @@ impl Sessions {
             Some(entry) => entry.view.report.advanced_to(report),
             None => report,
         };
-        let idle_since = table.entries.get(&vm).and_then(|e| e.view.idle_since);
-        let idle_since = idle_since.or(Some(now)).filter(|_| report.state == AgentState::Idle);
+        let idle_since = idle_since(table.entries.get(&vm).map(|e| &e.view), &report, now);
         let view = AgentView { connected: true, last_heard: now, idle_since, version, report };
         table.entries.insert(vm.clone(), Entry { generation, view, commands });
         drop(table);
@@ -98,7 +97,7 @@ impl Sessions {
         (Session { vm, generation }, receiver)
     }
 
-    /// Takes a report in; wakes the controller only when something but the health changed. False when this session
+    /// Takes a report in; wakes the controller only for what it decides on. False when this session
     /// was replaced: the connection must end.
     #[must_use]
     pub fn report(&self, session: &Session, report: Report, now: Timestamp) -> bool {
@@ -107,8 +106,8 @@ impl Sessions {
             return false;
         };
         let next = entry.view.report.advanced_to(report);
-        let news = Report { health: None, ..next.clone() } != Report { health: None, ..entry.view.report.clone() };
-        entry.view.idle_since = entry.view.idle_since.or(Some(now)).filter(|_| next.state == AgentState::Idle);
+        let news = matter(&next) != matter(&entry.view.report);
+        entry.view.idle_since = idle_since(Some(&entry.view), &next, now);
         entry.view.report = next;
         entry.view.last_heard = now;
         drop(table);
@@ -178,6 +177,18 @@ impl Sessions {
     }
 }
 
+/// Since when the agent says that it has no job: a state that changed starts anew.
+fn idle_since(before: Option<&AgentView>, report: &Report, now: Timestamp) -> Option<Timestamp> {
+    let kept = before.filter(|view| view.report.state == report.state).and_then(|view| view.idle_since);
+    report.jobless().then(|| kept.unwrap_or(now))
+}
+
+/// What of a report can change a decision. The rest can change with every message: an agent that makes it so must not
+/// keep the controller, or GitHub, busy.
+fn matter(report: &Report) -> Report {
+    Report { health: None, error: String::new(), ..report.clone() }
+}
+
 impl Session {
     /// The VM it speaks for.
     #[must_use]
@@ -189,6 +200,7 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::report::AgentState;
 
     fn now() -> Timestamp {
         Timestamp::UNIX_EPOCH
@@ -203,6 +215,40 @@ mod tests {
         assert!(sessions.view(new.vm()).expect("there").connected);
         assert!(!sessions.report(&old, Report::default(), now()), "a replaced session must end");
         assert!(sessions.report(&new, Report::default(), now()));
+    }
+
+    #[test]
+    fn idleness_is_counted_from_the_first_report_of_one_state_without_a_job() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let says = |state, runner: &str| Report { state, runner_name: runner.into(), ..Report::default() };
+        let sessions = Sessions::default();
+        let (session, _commands) = sessions.open(Key::new("ci", "vm"), "1".into(), says(AgentState::Ready, ""), at(1));
+        let since = |report, second| {
+            assert!(sessions.report(&session, report, at(second)));
+            sessions.view(session.vm()).expect("there").idle_since
+        };
+        assert_eq!(since(says(AgentState::Ready, ""), 2), Some(at(1)));
+        assert_eq!(since(says(AgentState::Registering, "r"), 3), None, "a runner that starts may get a job");
+        assert_eq!(since(says(AgentState::Idle, "r"), 4), Some(at(4)));
+        assert_eq!(since(says(AgentState::Idle, "r"), 5), Some(at(4)));
+        assert_eq!(since(says(AgentState::Busy, "r"), 6), None);
+        assert_eq!(since(says(AgentState::Idle, "r"), 7), None, "busy once is busy");
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_only_changes_its_words_wakes_nobody() {
+        use futures::StreamExt;
+        let wakes = Wakes::default();
+        let mut woken = Box::pin(wakes.stream());
+        let sessions = Sessions::new(wakes);
+        let (session, _commands) = sessions.open(Key::new("ci", "vm"), "1".into(), Report::default(), now());
+        assert!(woken.next().await.is_some(), "the session itself is news");
+        for error in ["a", "b", "c"] {
+            assert!(sessions.report(&session, Report { error: error.into(), ..Report::default() }, now()));
+        }
+        assert!(futures::poll!(woken.next()).is_pending());
+        assert!(sessions.report(&session, Report { state: AgentState::Ready, ..Report::default() }, now()));
+        assert!(futures::poll!(woken.next()).is_ready());
     }
 
     #[test]

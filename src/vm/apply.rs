@@ -11,7 +11,7 @@ use tracing::info;
 use super::{
     Context, Error,
     memory::{Creation, Memory},
-    plan::{End, Step},
+    plan::{End, Step, later},
     tell::{END_REASONS, word},
 };
 use crate::{
@@ -90,18 +90,17 @@ impl<'a> Actor<'a> {
     /// The name is written down; now the POST, then the id, then the send: never in another order.
     async fn register(&self, status: &mut RunnerVmStatus) -> Result<(), Error> {
         let Some(runner) = status.runner.clone() else { return Err(Error::Bug("a registration without a name")) };
-        self.remember(|memory| {
-            memory.registrations_asked += 1;
-            memory.name_cleared = false;
-        })?;
+        self.remember(Memory::registering)?;
         let name = runner.name.clone();
         let result = self.forge(|runners| self.ask_registration(runners, name.clone())).await;
-        if let Err(Error::Forge(error)) = &result
-            && !error.ambiguous
-            && error.class != ForgeErrorClass::NameTaken
-        {
+        let at = self.context.clock.now();
+        match &result {
+            Ok(_) => {}
+            Err(Error::Forge(e)) if e.ambiguous || e.class == ForgeErrorClass::NameTaken => {
+                self.remember(|memory| memory.registration_unanswered = Some(at))?;
+            }
             // Certainly nothing was made: the same name can be asked for again.
-            self.remember(|memory| memory.registrations_asked -= 1)?;
+            Err(_) => self.remember(|memory| memory.registrations_asked -= 1)?,
         }
         let registered = result?;
         status.runner = Some(RunnerStatus { id: Some(registered.id), ..runner });
@@ -128,13 +127,16 @@ impl<'a> Actor<'a> {
     }
 
     async fn clear_name(&self, name: &str) -> Result<(), Error> {
+        let at = self.context.clock.now();
         let found = self.forge(|runners| async move { runners.find(name).await }).await?;
-        let outcome = match found {
-            Some(runner) => self.forge(|runners| async move { runners.delete(runner.id).await }).await?,
-            None => Deletion::NotFound,
+        let removed = match found {
+            Some(runner) => Some(self.forge(|runners| async move { runners.delete(runner.id).await }).await?),
+            None => None,
         };
-        let cleared = outcome != Deletion::Busy;
-        self.remember(|memory| memory.name_cleared = cleared)
+        let memory = self.context.memories.get(&self.uid);
+        let settled =
+            later(memory.registration_unanswered.unwrap_or(self.context.leading_since), self.context.request_timeout);
+        self.remember(|memory| memory.name_looked(at, removed, settled))
     }
 
     async fn look(&self, id: i64) -> Result<(), Error> {

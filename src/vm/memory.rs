@@ -49,8 +49,12 @@ pub struct Memory {
     pub saw_unbound: bool,
     /// Registrations asked for by this process.
     pub registrations_asked: u32,
+    /// When the last of them got no certain answer.
+    pub registration_unanswered: Option<Timestamp>,
     /// The registration under the current name is certainly gone, or was never made.
     pub name_cleared: bool,
+    /// When the current name was last looked for without that being certain.
+    pub name_looked: Option<Timestamp>,
     /// When the JIT config was handed to the session.
     pub config_sent: Option<Timestamp>,
     /// What the last DELETE of the registration said, and when.
@@ -81,6 +85,25 @@ impl Memory {
         self.absent_since = match instance {
             Some(_) => None,
             None => self.absent_since.or(Some(asked_at)),
+        };
+    }
+
+    /// Asks for a registration under a new name.
+    pub fn registering(&mut self) {
+        self.registrations_asked += 1;
+        self.name_cleared = false;
+        self.name_looked = None;
+    }
+
+    /// Takes into account what became of the name of a registration nobody answered for: `None` when it is not there.
+    ///
+    /// A request that was still under way when the name was looked for may make the registration yet: absence counts
+    /// only once it must have arrived.
+    pub fn name_looked(&mut self, at: Timestamp, removed: Option<Deletion>, settled: Timestamp) {
+        self.name_looked = Some(at);
+        self.name_cleared = match removed {
+            Some(outcome) => outcome != Deletion::Busy,
+            None => at >= settled,
         };
     }
 

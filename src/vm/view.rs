@@ -115,7 +115,9 @@ impl VmView {
         let Some(requested) = self.status().create_requested_time else { return true };
         let settled = match self.memory.creation {
             Some(Creation::Accepted { at }) => at,
-            _ => later(requested.0, timing.create_deadline),
+            Some(Creation::Unknown { at }) => later(at, timing.create_deadline),
+            // Asked for by the process before this one, as late as it could, or by nobody.
+            Some(Creation::Refused { .. }) | None => later(requested.0.max(self.leading_since), timing.create_deadline),
         };
         match self.presence {
             Presence::Absent { first, last } => {

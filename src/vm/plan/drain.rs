@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Plan, Step, Wait, later, later_by, life::corroborated};
+use super::{
+    Plan, Step, Wait, later, later_by,
+    life::{clear_name, corroborated, never_asked, silent},
+};
 use crate::{
     compute::{DeleteTarget, GroupAction},
     forge::Deletion,
@@ -47,13 +50,19 @@ pub(super) fn plan(view: &VmView, requested: Timestamp, now: Timestamp, timing: 
     match registration {
         Registration::Gone => Plan::act(Step::Release { left_behind: false }),
         Registration::LeftBehind => Plan::act(Step::Release { left_behind: true }),
-        Registration::Act(step) => Plan::act(step),
         // The job is long over, and so is the user's patience. What is left is offline, and the sweep's business.
-        Registration::Wait(_) if grace_over(view, requested, now) && view.instance_gone(now, timing) => {
+        registration if hopeless(view, &registration, requested, now) && view.instance_gone(now, timing) => {
             Plan::act(Step::Release { left_behind: true })
         }
+        Registration::Act(step) => Plan::act(step),
         Registration::Wait(wait) => Plan { wait: Some(wait), ..Plan::wait(timing.poll) },
     }
+}
+
+/// Whether the forge was given all the time there is, and has not let go: it says no, or does not answer.
+fn hopeless(view: &VmView, registration: &Registration, requested: Timestamp, now: Timestamp) -> bool {
+    let answers = matches!(registration, Registration::Act(_)) && view.memory.forge_trouble.is_none();
+    grace_over(view, requested, now) && !answers
 }
 
 /// Whether the wait for the job is over, by the user's own deadline or word.
@@ -78,23 +87,25 @@ fn registration(view: &VmView, now: Timestamp, timing: &Timing) -> Registration 
         Access::Usable { .. } => {}
     }
     match runner.id {
-        None if view.memory.name_cleared => Registration::Gone,
-        None if never_asked(view) => Registration::Gone,
-        None => Registration::Act(Step::ClearName { name: runner.name }),
+        None if view.memory.name_cleared || never_asked(view) => Registration::Gone,
+        None => match clear_name(view, runner.name, now, timing).step {
+            Step::Wait => Registration::Wait(Wait {
+                reason: "WaitingForRegistration",
+                message: "GitHub did not answer whether it made a registration: looking for it until that is certain"
+                    .into(),
+            }),
+            step => Registration::Act(step),
+        },
         Some(id) => by_id(view, id, now, timing),
     }
-}
-
-/// Bound under this process's eyes, and it never asked GitHub for anything.
-fn never_asked(view: &VmView) -> bool {
-    view.memory.saw_unbound && view.memory.registrations_asked == 0
 }
 
 fn by_id(view: &VmView, id: i64, now: Timestamp, timing: &Timing) -> Registration {
     let busy = Wait { reason: "WaitingForJob", message: "a job runs; the VM goes when it has ended".into() };
     let agent_busy = view.agent.as_ref().is_some_and(|a| a.report.state == AgentState::Busy && a.report.exit.is_none());
-    if agent_busy && view.dead(now, timing).is_none() && view.memory.deletion.is_none() && !overdue(view, now) {
-        // What the agent says is believed while it only makes us wait, and costs GitHub no call.
+    let heard = agent_busy && !silent(view, now);
+    if heard && view.dead(now, timing).is_none() && view.memory.deletion.is_none() && !overdue(view, now) {
+        // What the agent says is believed while it says it and it only makes us wait, and costs GitHub no call.
         return Registration::Wait(busy);
     }
     match view.memory.deletion {

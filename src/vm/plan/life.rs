@@ -63,7 +63,12 @@ fn launch_failed(view: &VmView, now: Timestamp) -> Option<End> {
         let back_off = Some((error.class, error.message.clone()));
         return Some(End { back_off, ..End::new(error.class.as_str(), format!("{}: {}", error.code, error.message)) });
     }
-    let deadline = later_by(status.create_requested_time?.0, view.vm.spec.lifecycle.launch_timeout_seconds);
+    // While no process led, nobody could ask the group (again).
+    let since = match view.memory.creation {
+        None => status.create_requested_time?.0.max(view.leading_since),
+        Some(_) => status.create_requested_time?.0,
+    };
+    let deadline = later_by(since, view.vm.spec.lifecycle.launch_timeout_seconds);
     let running = matches!(&view.presence, Presence::Present(i) if i.power == Power::Running);
     // Only a list from after the deadline can say that it does not run.
     let looked = view.memory.listed.is_some_and(|at| at >= deadline);
@@ -107,19 +112,23 @@ fn ghost(view: &VmView, now: Timestamp, timing: &Timing) -> Option<End> {
 pub(super) fn corroborated(view: &VmView, not_found: Timestamp, now: Timestamp, timing: &Timing) -> bool {
     let Access::Usable { seen: Some(seen) } = view.access else { return false };
     let visible = later(seen, timing.scope_read) >= not_found;
-    let Some(agent) = &view.agent else { return visible && view.dead(now, timing).is_some() };
+    // Seen offline and without a job until it was gone: most likely our own DELETE, of which the answer was lost.
+    let proven = view.dead(now, timing).is_some() || (silent(view, now) && long_offline(view, timing));
+    let Some(agent) = &view.agent else { return visible && proven };
     let exited = agent.report.exit.is_some();
     let idle = agent.idle_since.is_some_and(|since| agent.last_heard >= later(since, timing.idle_sighting));
-    let busy = agent.report.state == AgentState::Busy && !exited;
-    visible && (view.dead(now, timing).is_some() || exited || (idle && !busy))
+    visible && (proven || exited || (idle && agent.report.jobless()))
+}
+
+/// Whether the forge showed the runner offline and without a job, in looks far enough apart.
+fn long_offline(view: &VmView, timing: &Timing) -> bool {
+    let Some((looked, Some(_))) = &view.memory.look else { return false };
+    view.memory.offline_since.is_some_and(|since| *looked >= later(since, timing.idle_sighting))
 }
 
 /// The agent is silent, and GitHub has seen its runner offline and without a job for a while: a drain can lose nothing.
 fn lost(view: &VmView, now: Timestamp, timing: &Timing) -> Option<End> {
-    let (looked, Some(runner)) = view.memory.look.as_ref()? else { return None };
-    let quiet = silent(view, now) && !runner.online && !runner.busy;
-    let offline = view.memory.offline_since.is_some_and(|since| *looked >= later(since, timing.idle_sighting));
-    (quiet && offline)
+    (silent(view, now) && long_offline(view, timing))
         .then(|| End::new("AgentLost", "the agent is silent and GitHub sees its runner offline and without a job"))
 }
 
@@ -134,7 +143,9 @@ pub fn silent(view: &VmView, now: Timestamp) -> bool {
 fn unregistered(view: &VmView, now: Timestamp) -> Option<Plan> {
     let status = view.status();
     let seconds = view.vm.spec.lifecycle.registration_timeout_seconds;
-    if now < later_by(status.launched_time?.0, seconds) || registered(view) || forge_is_to_blame(view) {
+    // Before this process took over nobody was there to call in to.
+    let since = status.launched_time?.0.max(view.leading_since);
+    if now < later_by(since, seconds) || registered(view) || forge_is_to_blame(view) {
         return None;
     }
     if view.memory.last_words.is_none() && status.instance.is_some() {
@@ -174,7 +185,7 @@ fn forward(view: &VmView, now: Timestamp, timing: &Timing) -> Plan {
         Presence::Absent { .. } | Presence::Unknown => return Plan::wait(timing.poll),
     }
     if status.agent.is_some() && status.runner.as_ref().is_none_or(|r| r.id.is_none()) {
-        return registering(view, timing);
+        return registering(view, now, timing);
     }
     watching(view, requested.0, now, timing)
 }
@@ -184,7 +195,7 @@ fn accepted(view: &VmView) -> bool {
 }
 
 /// Bound, and nothing was ever sent: register. A name whose reply may be lost is cleared first.
-fn registering(view: &VmView, timing: &Timing) -> Plan {
+fn registering(view: &VmView, now: Timestamp, timing: &Timing) -> Plan {
     let connected = view.agent.as_ref().is_some_and(|agent| agent.connected && agent.report.runner_name.is_empty());
     if !connected || !matches!(view.access, Access::Usable { .. }) {
         return Plan::wait(timing.poll);
@@ -193,10 +204,23 @@ fn registering(view: &VmView, timing: &Timing) -> Plan {
     if view.memory.name_cleared {
         return Plan::act(Step::Register { attempt: runner.attempt.saturating_add(1) });
     }
-    if view.memory.saw_unbound && view.memory.registrations_asked == 0 {
+    if never_asked(view) {
         return Plan::act(Step::Register { attempt: runner.attempt });
     }
-    Plan::act(Step::ClearName { name: runner.name })
+    clear_name(view, runner.name, now, timing)
+}
+
+/// Bound under this process's eyes, and it never asked the forge for anything.
+pub(super) fn never_asked(view: &VmView) -> bool {
+    view.memory.saw_unbound && view.memory.registrations_asked == 0
+}
+
+/// Looks for the name, again only after a while.
+pub(super) fn clear_name(view: &VmView, name: String, now: Timestamp, timing: &Timing) -> Plan {
+    match view.memory.name_looked.map(|looked| later(looked, timing.poll)) {
+        Some(again) if now < again => Plan::wait(until(again, now)),
+        _ => Plan::act(Step::ClearName { name }),
+    }
 }
 
 /// Idle or busy, or about to be: look at GitHub when somebody is missing, and keep the deadlines.
