@@ -6,6 +6,7 @@
 //!   published       the published descriptions that the simulators are checked against
 //!   github          GitHub: App auth, registrations, JIT configs, runners, jobs
 //!   runner          a stand-in for actions/runner that runs a job's real steps
+//!   stranger        an agent of a test's own making, that need not be honest
 //!   server, faults  what every simulated service listens with: request log, injected faults, kill triggers
 //!   world           all of it put together with the real operator and the real agents
 //! ```
@@ -18,4 +19,5 @@ pub mod proxy;
 pub mod published;
 pub mod runner;
 pub mod server;
+pub mod stranger;
 pub mod world;

@@ -13,6 +13,7 @@ mod expect;
 mod gateway_keys;
 mod operator;
 mod rights;
+mod strangers;
 mod wait;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};

@@ -120,10 +120,11 @@ impl Attestor {
         }
     }
 
+    /// The RunnerVM of this instance's name; one of another project only so that its refusal can be told on it.
     fn find(&self, identity: &VmIdentity) -> Option<Arc<RunnerVm>> {
-        self.backends.store.find(|vm| {
-            vm.metadata.name.as_deref() == Some(&identity.instance_name) && vm.spec.project == identity.project_id
-        })
+        let named = |vm: &RunnerVm| vm.metadata.name.as_deref() == Some(&identity.instance_name);
+        let store = &self.backends.store;
+        store.find(|vm| named(vm) && vm.spec.project == identity.project_id).or_else(|| store.find(named))
     }
 
     /// Lets the caller in, bound. False when the object changed while it was being bound.

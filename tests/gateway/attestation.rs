@@ -43,7 +43,7 @@ async fn every_wrong_token_is_refused_for_its_reason_and_nothing_is_bound() {
         ("OtherZone", google(&format!("{engine}/zone"), json!("europe-west1-b"))),
         ("OtherInstance", google(&format!("{engine}/instance_id"), json!("4242"))),
         ("UnknownVm", google(&format!("{engine}/instance_name"), json!("stranger"))),
-        ("UnknownVm", google(&format!("{engine}/project_id"), json!("stranger"))),
+        ("OtherProject", google(&format!("{engine}/project_id"), json!("stranger"))),
         ("OlderThanVm", google(&format!("{engine}/instance_creation_timestamp"), json!(now() - 600))),
     ];
     for (reason, token) in cases {
