@@ -7,6 +7,7 @@
 //!   github          GitHub: App auth, registrations, JIT configs, runners, jobs
 //!   runner          a stand-in for actions/runner that runs a job's real steps
 //!   server, faults  what every simulated service listens with: request log, injected faults, kill triggers
+//!   playground      a world for people: `cargo playground`
 //!   world           all of it put together with the real operator and the real agents
 //! ```
 
@@ -14,6 +15,7 @@ pub mod compute;
 pub mod control_plane;
 pub mod faults;
 pub mod github;
+pub mod playground;
 pub mod proxy;
 pub mod published;
 pub mod runner;

@@ -53,6 +53,10 @@ pub const GROUP: &str = "ci-linux";
 
 /// What a world is made of.
 pub struct WorldOptions {
+    /// Control plane; the one all worlds of the process share when absent.
+    pub plane: Option<&'static ControlPlane>,
+    /// Namespaces of the pools and of the operator; new ones when absent.
+    pub namespaces: Option<(String, String)>,
     /// Intervals of the operator.
     pub intervals: Intervals,
     /// How long the cloud takes.
@@ -74,6 +78,8 @@ pub struct WorldOptions {
 impl Default for WorldOptions {
     fn default() -> Self {
         Self {
+            plane: None,
+            namespaces: None,
             intervals: Intervals::default(),
             delays: Delays::default(),
             github: GithubOptions {
@@ -113,6 +119,7 @@ pub struct World {
     /// Keys, certificates and logs.
     pub folder: tempfile::TempDir,
     operator_settings: operator::Settings,
+    granted: serde_json::Value,
 }
 
 impl World {
@@ -123,12 +130,15 @@ impl World {
     pub async fn start(options: WorldOptions) -> Result<Self, Trouble> {
         // Every TLS stack in this process: the first world installs it, later ones find it there.
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-        let plane = ControlPlane::shared().await?;
+        let plane = match options.plane {
+            Some(plane) => plane,
+            None => ControlPlane::shared().await?,
+        };
         let client = plane.admin().await?;
         let folder = tempfile::Builder::new().prefix("mworld").tempdir()?;
         let keys = gateway_keys::make(folder.path())?;
         let gateway = operator::free_address().await?;
-        let github = GithubSim::start(options.github).await?;
+        let github = GithubSim::start(GithubOptions { checked: options.checked, ..options.github }).await?;
         github.add_org(ORG);
         github.add_repository(REPOSITORY);
         let app = github.add_app()?;
@@ -137,8 +147,9 @@ impl World {
         let group = group.metadata("miglet-ca", &keys.ca).metadata("miglet-audience", "miglet-test");
         compute.add_group(&group.metadata("enable-guest-attributes", "TRUE"));
         let suffix: u32 = rand::random();
-        let (namespace, system) = (format!("ci-{suffix:08x}"), format!("miglet-{suffix:08x}"));
-        rights::grant(plane, &system, &namespace).await?;
+        let new = || (format!("ci-{suffix:08x}"), format!("miglet-{suffix:08x}"));
+        let (namespace, system) = options.namespaces.unwrap_or_else(new);
+        let granted = rights::grant(plane, &system, &namespace).await?;
         let proxy = ApiProxy::start(plane).await?;
         let kubeconfig = proxy.kubeconfig_for_service_account(&system, "miglet-operator").await?;
         let operator_settings = operator::Settings {
@@ -166,6 +177,7 @@ impl World {
             app,
             folder,
             operator_settings,
+            granted,
         };
         world.put_secret("acme-app").await?;
         if options.operator {
@@ -327,6 +339,20 @@ impl World {
         let vms = self.vms().await?;
         let phases = vms.iter().filter(|vm| vm.status.as_ref().is_some_and(|status| status.phase == phase));
         Ok(phases.map(ResourceExt::name_any).collect())
+    }
+
+    /// Writes of the operators so far, apart from the lease's renewals.
+    #[must_use]
+    pub fn operator_writes(&self) -> usize {
+        self.proxy.traffic().count(|call| call.method != "GET" && !call.path.contains("/leases"))
+    }
+
+    /// Takes back everything this world made in its cluster but the definitions.
+    ///
+    /// # Errors
+    /// When something does not go in time.
+    pub async fn leave_cluster(&self) -> Result<(), Trouble> {
+        rights::revoke(self.plane, &self.granted).await
     }
 
     /// Where the logs are.
