@@ -14,6 +14,7 @@
 //!   share one control plane ([`ControlPlane::shared`]). Clients are made on demand.
 //! - Nothing outlives the test process, however it ends: see [`process`].
 
+mod adopt;
 mod audit;
 mod binaries;
 mod components;
@@ -45,7 +46,7 @@ pub use self::{
     crds::{product_crds, read_crds},
     error::Error,
 };
-use self::{credentials::Credentials, kubeconfig::Access, process::Process};
+use self::{kubeconfig::Access, process::Process};
 
 /// One kubectl command may wait for objects, but not for ever.
 const KUBECTL_TIMEOUT: Duration = Duration::from_secs(120);
@@ -59,7 +60,9 @@ pub struct ControlPlane {
     processes: Vec<Process>,
     binaries: Binaries,
     url: String,
-    credentials: Credentials,
+    /// Certificate of its authority; unknown of an adopted one.
+    authority: Option<String>,
+    admin: PathBuf,
     folder: TempDir,
 }
 
@@ -104,7 +107,7 @@ impl ControlPlane {
     /// The administrator's kubeconfig.
     #[must_use]
     pub fn admin_kubeconfig(&self) -> PathBuf {
-        self.file("admin.kubeconfig")
+        self.admin.clone()
     }
 
     /// A client of the administrator, for the current runtime.
@@ -137,7 +140,7 @@ impl ControlPlane {
     /// When no token is given or the file cannot be written.
     pub async fn kubeconfig_for_service_account(&self, namespace: &str, name: &str) -> Result<PathBuf, Error> {
         let token = self.token(namespace, name).await?;
-        let access = Access { server: &self.url, authority: Some(&self.credentials.authority), token: &token };
+        let access = Access { server: &self.url, authority: self.authority.as_deref(), token: &token };
         access.write(self.file(&format!("{namespace}.{name}.kubeconfig")))
     }
 
@@ -165,8 +168,11 @@ impl ControlPlane {
     pub async fn kubectl_output(&self, args: &[&str]) -> Result<Output, Error> {
         let mut command = tokio::process::Command::new(self.binaries.path("kubectl"));
         command.args(args).kill_on_drop(true).stdin(std::process::Stdio::null());
-        // kubectl keeps a discovery cache in HOME: not in the user's.
-        command.env("KUBECONFIG", self.admin_kubeconfig()).env("HOME", self.folder.path());
+        // kubectl keeps a discovery cache: not in the user's HOME, which an adopted cluster's login helpers may need.
+        command.env("KUBECONFIG", self.admin_kubeconfig()).env("KUBECACHEDIR", self.folder.path().join("kube-cache"));
+        if !self.processes.is_empty() {
+            command.env("HOME", self.folder.path());
+        }
         let doing = || format!("run kubectl {}", args.join(" "));
         let output = tokio::time::timeout(KUBECTL_TIMEOUT, command.output()).await;
         output.map_err(|_| Error::TimedOut { what: doing(), waited: KUBECTL_TIMEOUT })?.map_err(Error::io(doing()))

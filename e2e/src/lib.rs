@@ -8,6 +8,7 @@
 //!   runner          a stand-in for actions/runner that runs a job's real steps
 //!   stranger        an agent of a test's own making, that need not be honest
 //!   server, faults  what every simulated service listens with: request log, injected faults, kill triggers
+//!   playground      a world for people: `cargo playground`
 //!   world           all of it put together with the real operator and the real agents
 //! ```
 
@@ -15,6 +16,7 @@ pub mod compute;
 pub mod control_plane;
 pub mod faults;
 pub mod github;
+pub mod playground;
 pub mod proxy;
 pub mod published;
 pub mod runner;

@@ -54,6 +54,8 @@ pub const GROUP: &str = "ci-linux";
 
 /// What a world is made of.
 pub struct WorldOptions {
+    /// Namespaces of the pools and of the operator; new ones when absent.
+    pub namespaces: Option<(String, String)>,
     /// Intervals of the operator.
     pub intervals: Intervals,
     /// How long the cloud takes.
@@ -75,18 +77,21 @@ pub struct WorldOptions {
 }
 
 /// Which control plane a world is in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default)]
 pub enum Plane {
     /// The one all worlds of this process share; the operator watches the world's namespace.
     #[default]
     Shared,
     /// One of its own; the operator watches every namespace.
     Own,
+    /// Somebody's cluster; the operator watches the world's namespace.
+    Given(&'static ControlPlane),
 }
 
 impl Default for WorldOptions {
     fn default() -> Self {
         Self {
+            namespaces: None,
             intervals: Intervals::default(),
             delays: Delays::default(),
             github: GithubOptions {
@@ -127,6 +132,7 @@ pub struct World {
     /// Keys, certificates and logs.
     pub folder: tempfile::TempDir,
     operator_settings: operator::Settings,
+    granted: serde_json::Value,
 }
 
 impl World {
@@ -141,12 +147,13 @@ impl World {
             Plane::Shared => ControlPlane::shared().await?,
             // Its processes and its folder end with this process: see `control_plane::process`.
             Plane::Own => Box::leak(Box::new(ControlPlane::start_with_crds(&product_crds()?).await?)),
+            Plane::Given(plane) => plane,
         };
         let client = plane.admin().await?;
         let folder = tempfile::Builder::new().prefix("mworld").tempdir()?;
         let keys = gateway_keys::make(folder.path())?;
         let gateway = operator::free_address().await?;
-        let github = GithubSim::start(options.github).await?;
+        let github = GithubSim::start(GithubOptions { checked: options.checked, ..options.github }).await?;
         github.add_org(ORG);
         github.add_repository(REPOSITORY);
         let app = github.add_app()?;
@@ -155,14 +162,15 @@ impl World {
         let group = group.metadata("miglet-ca", &keys.ca).metadata("miglet-audience", "miglet-test");
         compute.add_group(&group.metadata("enable-guest-attributes", "TRUE"));
         let suffix: u32 = rand::random();
-        let (namespace, system) = (format!("ci-{suffix:08x}"), format!("miglet-{suffix:08x}"));
-        rights::grant(plane, &system, &namespace).await?;
+        let new = || (format!("ci-{suffix:08x}"), format!("miglet-{suffix:08x}"));
+        let (namespace, system) = options.namespaces.unwrap_or_else(new);
+        let granted = rights::grant(plane, &system, &namespace).await?;
         let proxy = ApiProxy::start(plane).await?;
         let kubeconfig = proxy.kubeconfig_for_service_account(&system, "miglet-operator").await?;
         let operator_settings = operator::Settings {
             kubeconfig,
             namespace: system.clone(),
-            watch_namespace: (options.plane == Plane::Shared).then(|| namespace.clone()),
+            watch_namespace: (!matches!(options.plane, Plane::Own)).then(|| namespace.clone()),
             gateway,
             keys: keys.clone(),
             compute: compute.url(),
@@ -184,6 +192,7 @@ impl World {
             app,
             folder,
             operator_settings,
+            granted,
         };
         world.put_secret("acme-app").await?;
         if options.operator {
@@ -345,6 +354,20 @@ impl World {
         let vms = self.vms().await?;
         let phases = vms.iter().filter(|vm| vm.status.as_ref().is_some_and(|status| status.phase == phase));
         Ok(phases.map(ResourceExt::name_any).collect())
+    }
+
+    /// Writes of the operators so far, apart from the lease's renewals.
+    #[must_use]
+    pub fn operator_writes(&self) -> usize {
+        self.proxy.traffic().count(|call| call.method != "GET" && !call.path.contains("/leases"))
+    }
+
+    /// Takes back everything this world made in its cluster but the definitions.
+    ///
+    /// # Errors
+    /// When something does not go in time.
+    pub async fn leave_cluster(&self) -> Result<(), Trouble> {
+        rights::revoke(self.plane, &self.granted).await
     }
 
     /// Where the logs are.

@@ -70,6 +70,13 @@ impl Binaries {
         Ok(Self { folder })
     }
 
+    /// The user's own kubectl, or the built one: nobody waits for a build because of a client they have.
+    pub(super) fn of_user() -> Result<Self, Error> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let found = env::split_paths(&path).find(|folder| folder.join("kubectl").is_file());
+        found.map_or_else(Self::obtain, |folder| Ok(Self { folder }))
+    }
+
     /// The path of one program.
     #[must_use]
     pub fn path(&self, program: &str) -> PathBuf {

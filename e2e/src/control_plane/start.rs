@@ -37,7 +37,8 @@ pub(super) async fn start(definitions: &[CustomResourceDefinition]) -> Result<Co
     let mut manager =
         spawn("kube-controller-manager", &components::controller_manager(&binaries, folder.path()), folder.path())?;
     wait_for("kube-controller-manager", &mut manager, async || has_default_account(&admin).await).await?;
-    Ok(ControlPlane { processes: vec![manager, api, etcd], binaries, url, credentials, folder })
+    let (admin, authority) = (folder.path().join("admin.kubeconfig"), Some(credentials.authority));
+    Ok(ControlPlane { processes: vec![manager, api, etcd], binaries, url, authority, admin, folder })
 }
 
 async fn start_apiserver(

@@ -22,6 +22,8 @@ pub struct GithubOptions {
     pub conflict: Conflict,
     /// Rate limits.
     pub limits: Limits,
+    /// Whether traffic is checked against GitHub's published description.
+    pub checked: bool,
     /// Base URL written into JIT configs; what the API was called by when absent.
     pub runner_url: Option<String>,
 }
@@ -36,6 +38,7 @@ impl Default for GithubOptions {
             unused_after: Duration::from_secs(86_400),
             conflict: Conflict::default(),
             limits: Limits::default(),
+            checked: true,
             runner_url: None,
         }
     }

@@ -9,8 +9,8 @@ use crate::control_plane::ControlPlane;
 const SYSTEM: &str = "miglet-system";
 
 /// Applies the playground's overlay with `system` for its namespace, and lets the operator read the Secrets of
-/// `namespace`.
-pub(super) async fn grant(plane: &ControlPlane, system: &str, namespace: &str) -> Result<(), Trouble> {
+/// `namespace`. Says what was made.
+pub(super) async fn grant(plane: &ControlPlane, system: &str, namespace: &str) -> Result<Value, Trouble> {
     let overlay = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/overlays/playground");
     let rendered = plane.kubectl(&["kustomize", overlay]).await?;
     let mut objects = vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})];
@@ -19,11 +19,24 @@ pub(super) async fn grant(plane: &ControlPlane, system: &str, namespace: &str) -
         objects.extend(own(object, system));
     }
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
-    let file = tempfile::NamedTempFile::with_suffix(".json")?;
-    serde_json::to_writer(file.as_file(), &list)?;
-    let path = file.path().to_string_lossy().into_owned();
+    let file = written(&list)?;
+    let path = file.path().to_string_lossy();
     plane.kubectl(&["apply", "--server-side", "--force-conflicts", "--filename", &path]).await?;
+    Ok(list)
+}
+
+/// Takes back what [`grant`] made, namespaces with all that is in them included.
+pub(super) async fn revoke(plane: &ControlPlane, list: &Value) -> Result<(), Trouble> {
+    let file = written(list)?;
+    let path = file.path().to_string_lossy();
+    plane.kubectl(&["delete", "--ignore-not-found", "--timeout=60s", "--filename", &path]).await?;
     Ok(())
+}
+
+fn written(list: &Value) -> Result<tempfile::NamedTempFile, Trouble> {
+    let file = tempfile::NamedTempFile::with_suffix(".json")?;
+    serde_json::to_writer(file.as_file(), list)?;
+    Ok(file)
 }
 
 /// The object in this world's namespace; definitions are the whole plane's and there already.
