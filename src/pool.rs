@@ -250,6 +250,9 @@ fn failed(pool: Arc<RunnerPool>, error: &Error, context: Arc<Context>) -> Action
     if matches!(error, Error::Kube(error) if error.is_conflict()) {
         return Action::requeue(Duration::from_millis(100));
     }
+    if let Error::Leadership(NotLeading::Settling { remaining }) = error {
+        return Action::requeue(*remaining);
+    }
     let delay = context.backoffs.failed(&pool.uid().unwrap_or_default());
     warn!(pool = %pool.name_any(), error = error as &dyn std::error::Error, retry_in = ?delay, "Pool pass failed");
     Action::requeue(delay)

@@ -156,6 +156,7 @@ async fn pass(vm: &RunnerVm, context: &Context) -> Result<Action, Error> {
     let mut status = status::status(&view, &plan, now, &context.timing); // pure
     let old = view.status();
     let mut actor = Actor::new(context, vm);
+    actor.may(&plan.step)?;
     let written;
     let ends = matches!(plan.step, plan::Step::End(_));
     if status != old && (ends || status::must_precede(&old, &status)) {
@@ -181,6 +182,9 @@ async fn pass(vm: &RunnerVm, context: &Context) -> Result<Action, Error> {
 fn failed(vm: Arc<RunnerVm>, error: &Error, context: Arc<Context>) -> Action {
     if matches!(error, Error::Kube(error) if error.is_conflict()) {
         return Action::requeue(Duration::from_millis(50));
+    }
+    if let Error::Leadership(NotLeading::Settling { remaining }) = error {
+        return Action::requeue(*remaining);
     }
     let asked = match error {
         Error::Forge(error) => error.retry_after,

@@ -201,6 +201,12 @@ impl Cloud {
         self.inner.world().vms.len()
     }
 
+    /// Names of all instances that were ever created, those that are gone included: one name twice is two instances.
+    #[must_use]
+    pub fn created_names(&self) -> Vec<String> {
+        self.inner.world().vms.values().map(|vm| vm.name.clone()).collect()
+    }
+
     /// A group's target size.
     #[must_use]
     pub fn target_size(&self, group: &str) -> Option<i64> {

@@ -46,6 +46,9 @@ pub enum Action {
     /// Calls a hook after the effect, before the answer.
     #[serde(skip)]
     CallAfter(Hook),
+    /// Calls a hook, then closes the connection without the effect: who asked ended before the request was out.
+    #[serde(skip)]
+    CallInstead(Hook),
 }
 
 impl fmt::Debug for Action {
@@ -58,6 +61,7 @@ impl fmt::Debug for Action {
             Self::Hang => f.write_str("hang"),
             Self::Call(_) => f.write_str("call before"),
             Self::CallAfter(_) => f.write_str("call after"),
+            Self::CallInstead(_) => f.write_str("call instead"),
         }
     }
 }

@@ -115,6 +115,15 @@ pub struct RunnerView {
     pub busy: bool,
 }
 
+/// A registration that was made once, whether or not it is still there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// Runner name.
+    pub name: String,
+    /// Whether a listener ever connected with it.
+    pub used: bool,
+}
+
 /// A simulated GitHub that serves until it is dropped.
 #[derive(Debug)]
 pub struct GithubSim {
@@ -266,6 +275,12 @@ impl GithubSim {
             busy: r.busy(),
         };
         state.runners.values().map(view).collect()
+    }
+
+    /// Every registration ever made, oldest first.
+    #[must_use]
+    pub fn registered(&self) -> Vec<Registered> {
+        self.shared.lock().registered.values().cloned().collect()
     }
 
     /// Queues a job.

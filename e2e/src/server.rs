@@ -168,6 +168,10 @@ async fn apply(router: Router, fault: Option<Action>, request: Request<Incoming>
             hook();
             Ok(response)
         }
+        Some(Action::CallInstead(hook)) => {
+            hook();
+            Err(Cut)
+        }
     }
 }
 

@@ -13,7 +13,9 @@ mod expect;
 mod gateway_keys;
 mod operator;
 mod rights;
+mod service;
 mod strangers;
+mod traces;
 mod wait;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
@@ -25,6 +27,7 @@ use kube::{
 };
 use miglet_operator::crd::{RunnerPool, RunnerVm};
 
+use self::service::Service;
 pub use self::{
     expect::{Fleet, Held},
     operator::{Intervals, Operator},
@@ -131,6 +134,8 @@ pub struct World {
     pub app: AppCredentials,
     /// Keys, certificates and logs.
     pub folder: tempfile::TempDir,
+    service: Service,
+    operators_started: u8,
     operator_settings: operator::Settings,
     granted: serde_json::Value,
 }
@@ -152,18 +157,18 @@ impl World {
         let client = plane.admin().await?;
         let folder = tempfile::Builder::new().prefix("mworld").tempdir()?;
         let keys = gateway_keys::make(folder.path())?;
-        let gateway = operator::free_address().await?;
         let github = GithubSim::start(GithubOptions { checked: options.checked, ..options.github }).await?;
         github.add_org(ORG);
         github.add_repository(REPOSITORY);
         let app = github.add_app()?;
         let compute = compute(options.machines, options.delays, options.checked, &options.agent_environment).await?;
-        let group = options.group.metadata("miglet-endpoint", &format!("https://{gateway}"));
-        let group = group.metadata("miglet-ca", &keys.ca).metadata("miglet-audience", "miglet-test");
-        compute.add_group(&group.metadata("enable-guest-attributes", "TRUE"));
         let suffix: u32 = rand::random();
         let new = || (format!("ci-{suffix:08x}"), format!("miglet-{suffix:08x}"));
         let (namespace, system) = options.namespaces.unwrap_or_else(new);
+        let service = Service::start(client.clone(), &system).await?;
+        let group = options.group.metadata("miglet-endpoint", &format!("https://{}", service.address()));
+        let group = group.metadata("miglet-ca", &keys.ca).metadata("miglet-audience", "miglet-test");
+        compute.add_group(&group.metadata("enable-guest-attributes", "TRUE"));
         let granted = rights::grant(plane, &system, &namespace).await?;
         let proxy = ApiProxy::start(plane).await?;
         let kubeconfig = proxy.kubeconfig_for_service_account(&system, "miglet-operator").await?;
@@ -171,7 +176,6 @@ impl World {
             kubeconfig,
             namespace: system.clone(),
             watch_namespace: (!matches!(options.plane, Plane::Own)).then(|| namespace.clone()),
-            gateway,
             keys: keys.clone(),
             compute: compute.url(),
             jwks: compute.jwks_url(),
@@ -191,6 +195,8 @@ impl World {
             system,
             app,
             folder,
+            service,
+            operators_started: 0,
             operator_settings,
             granted,
         };
@@ -206,7 +212,7 @@ impl World {
     /// # Errors
     /// When the CA cannot be read.
     pub fn add_group(&self, group: GroupSpec) -> Result<(), Trouble> {
-        let endpoint = format!("https://{}", self.operator_settings.gateway);
+        let endpoint = format!("https://{}", self.gateway());
         let group = group.metadata("miglet-endpoint", &endpoint).metadata("miglet-ca", &self.operator_settings.keys.ca);
         self.compute.add_group(&group.metadata("miglet-audience", "miglet-test"));
         Ok(())
@@ -215,7 +221,12 @@ impl World {
     /// Where agents call in.
     #[must_use]
     pub fn gateway(&self) -> std::net::SocketAddr {
-        self.operator_settings.gateway
+        self.service.address()
+    }
+
+    /// Cuts every agent's connection and lets none through, or lets them through again.
+    pub fn cut_agents(&self, cut: bool) {
+        self.service.cut(cut);
     }
 
     /// The CA of the gateway's certificate, PEM.
@@ -229,7 +240,8 @@ impl World {
     /// # Errors
     /// When it cannot be started.
     pub async fn start_operator(&mut self) -> Result<(), Trouble> {
-        let operator = Operator::start(&self.operator_settings, self.operators.len()).await?;
+        self.operators_started = self.operators_started.saturating_add(1);
+        let operator = Operator::start(&self.operator_settings, self.operators_started).await?;
         self.operators.push(operator);
         Ok(())
     }

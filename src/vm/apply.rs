@@ -41,12 +41,21 @@ impl<'a> Actor<'a> {
         Self { context, vm, key, uid: vm.uid().unwrap_or_default() }
     }
 
+    /// Whether the step may be taken now. Asked before the status is written as well: a creation that is marked and not
+    /// asked for makes every later pass wait until the call that never was can have no effect any more.
+    pub(super) fn may(&self, step: &Step) -> Result<(), Error> {
+        let leadership = &self.context.leadership;
+        let answer = match step {
+            Step::Wait => Ok(()),
+            Step::Create => leadership.may_create(),
+            _ => leadership.may_act(),
+        };
+        answer.map_err(Error::Leadership)
+    }
+
     /// Takes the step. `status` is what the object's status is (or will be) while it is taken.
     pub(super) async fn act(&self, step: &Step, status: &mut RunnerVmStatus) -> Result<(), Error> {
-        if matches!(step, Step::Wait) {
-            return Ok(());
-        }
-        self.context.leadership.may_act().map_err(Error::Leadership)?;
+        self.may(step)?;
         match step {
             Step::Wait => Ok(()),
             Step::Create => self.create().await,
@@ -74,7 +83,6 @@ impl<'a> Actor<'a> {
     }
 
     async fn create(&self) -> Result<(), Error> {
-        self.context.leadership.may_create().map_err(Error::Leadership)?;
         let result = self.context.groups.create(&self.group()?, &self.key.name).await;
         let at = self.context.clock.now();
         let (creation, error) = match result {

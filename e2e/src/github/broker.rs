@@ -55,6 +55,9 @@ async fn open(State(shared): State<Arc<Shared>>, headers: HeaderMap, Json(openin
         last_seen: Instant::now(),
     };
     state.sessions.insert(id.clone(), fresh);
+    if let Some(registered) = state.registered.get_mut(&runner) {
+        registered.used = true;
+    }
     if let Some(runner) = state.runners.get_mut(&runner) {
         (runner.os, runner.version) = (opening.os, Some(opening.version));
         (runner.session, runner.last_seen) = (Some(id.clone()), Instant::now());

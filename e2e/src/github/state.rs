@@ -16,6 +16,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
+    Registered,
     credentials::{Credential, Credentials},
     job::{JobState, JobStatus},
     limits::Meter,
@@ -50,6 +51,8 @@ pub(crate) struct State {
     pub(crate) scopes: BTreeMap<Scope, Vec<Group>>,
     pub(crate) hidden: BTreeSet<Scope>,
     pub(crate) runners: BTreeMap<u64, Registration>,
+    /// Every registration ever made, by runner id.
+    pub(crate) registered: BTreeMap<u64, Registered>,
     pub(crate) sessions: HashMap<String, Session>,
     pub(crate) jobs: BTreeMap<u64, JobState>,
     pub(crate) deprecated: bool,
@@ -68,6 +71,7 @@ impl State {
             scopes: BTreeMap::new(),
             hidden: BTreeSet::new(),
             runners: BTreeMap::new(),
+            registered: BTreeMap::new(),
             sessions: HashMap::new(),
             jobs: BTreeMap::new(),
             deprecated: false,
@@ -106,6 +110,7 @@ impl State {
     /// Registers a runner.
     pub(crate) fn register(&mut self, wanted: Wanted) -> &mut Registration {
         let id = self.next_id();
+        self.registered.insert(id, Registered { name: wanted.name.clone(), used: false });
         self.runners.entry(id).or_insert_with(|| Registration::new(id, wanted))
     }
 

@@ -2,15 +2,23 @@
 
 use std::{
     env, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use tokio::net::TcpListener;
+use rustix::process::{Pid, Signal};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
-use super::{Trouble, gateway_keys::Keys};
-use crate::control_plane::process::Process;
+use super::{Trouble, gateway_keys::Keys, service::SERVICE};
+use crate::{control_plane::process::Process, faults::Hook};
 
 /// Intervals of the operator, in seconds.
 #[derive(Clone, Debug)]
@@ -64,7 +72,6 @@ pub(super) struct Settings {
     pub(super) kubeconfig: PathBuf,
     pub(super) namespace: String,
     pub(super) watch_namespace: Option<String>,
-    pub(super) gateway: SocketAddr,
     pub(super) keys: Keys,
     pub(super) compute: String,
     pub(super) jwks: String,
@@ -77,14 +84,20 @@ pub(super) struct Settings {
 #[derive(Debug)]
 pub struct Operator {
     process: Process,
+    pod: String,
+    pod_ip: IpAddr,
     health: SocketAddr,
     metrics: SocketAddr,
     log: PathBuf,
 }
 
 impl Operator {
-    pub(super) async fn start(settings: &Settings, number: usize) -> Result<Self, Trouble> {
-        let (health, metrics) = (free_address().await?, free_address().await?);
+    /// Starts the world's operator of this number: pods have a name, an address and ports of their own.
+    pub(super) async fn start(settings: &Settings, number: u8) -> Result<Self, Trouble> {
+        let (agents, health, metrics) = (free_address().await?, free_address().await?, free_address().await?);
+        // Nothing listens there: the world's `Service` knows that all pods are on loopback. A slice cannot hold that.
+        let pod_ip = IpAddr::from([10, 0, 0, number]);
+        let pod = format!("miglet-operator-{number}");
         let mut command = Command::new(binary("miglet-operator", "MIGLET_OPERATOR_BINARY")?);
         command
             .arg("--kubeconfig")
@@ -95,13 +108,14 @@ impl Operator {
             .arg(&settings.keys.certificate)
             .arg("--tls-key")
             .arg(&settings.keys.key)
-            .args(["--agent-listen", &settings.gateway.to_string()])
+            .args(["--agent-listen", &agents.to_string()])
             .args(["--health-listen", &health.to_string(), "--metrics-listen", &metrics.to_string()])
             .args(["--compute-endpoint", &settings.compute, "--jwks-url", &settings.jwks])
             .args(["--audience", "miglet-test", "--log-format", "text"])
             .args(["--service-account", &format!("{}/miglet-operator", settings.namespace)])
-            .args(["--service-name", "miglet-gateway", "--pod-ip", "10.0.0.1"])
+            .args(["--service-name", SERVICE, "--pod-ip", &pod_ip.to_string()])
             .args(intervals(&settings.intervals))
+            .env("POD_NAME", &pod)
             .env("GCE_METADATA_HOST", &settings.metadata)
             .env(
                 "MIGLET_LOG_LEVEL",
@@ -109,13 +123,49 @@ impl Operator {
             );
         let log = settings.logs.join(format!("operator-{number}-{}.log", health.port()));
         let process = Process::spawn(&command, &log, None)?;
-        Ok(Self { process, health, metrics, log })
+        Ok(Self { process, pod, pod_ip, health, metrics, log })
     }
 
     /// Its process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Its pod's name, which its identity in the Lease begins with.
+    #[must_use]
+    pub fn pod(&self) -> &str {
+        &self.pod
+    }
+
+    /// Its pod's address, as an EndpointSlice has it.
+    #[must_use]
+    pub fn pod_ip(&self) -> IpAddr {
+        self.pod_ip
+    }
+
+    /// What a fault does to kill or stop this process; the flag says whether it did.
+    #[must_use]
+    pub fn signal_hook(&self, signal: Signal) -> (Hook, Arc<AtomicBool>) {
+        let (id, sent) = (pid(self.id()), Arc::new(AtomicBool::new(false)));
+        let flag = Arc::clone(&sent);
+        let hook = move || {
+            let done = id.is_some_and(|id| rustix::process::kill_process(id, signal).is_ok());
+            flag.store(done, Ordering::SeqCst);
+        };
+        (Arc::new(hook), sent)
+    }
+
+    /// Whether it says it is ready.
+    pub async fn ready(&self) -> bool {
+        let ask = async {
+            let mut stream = TcpStream::connect(self.health).await?;
+            stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.map(|_| answer)
+        };
+        let answer: io::Result<String> = ask.await;
+        answer.is_ok_and(|answer| answer.lines().next().is_some_and(|line| line.contains(" 200 ")))
     }
 
     /// How it ended, if it did.
@@ -154,11 +204,14 @@ impl Operator {
     ///
     /// # Errors
     /// When it is gone.
-    pub fn signal(&self, signal: rustix::process::Signal) -> io::Result<()> {
-        let id = i32::try_from(self.id()).ok().and_then(rustix::process::Pid::from_raw);
-        let id = id.ok_or_else(|| io::Error::other("no process"))?;
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let id = pid(self.id()).ok_or_else(|| io::Error::other("no process"))?;
         Ok(rustix::process::kill_process(id, signal)?)
     }
+}
+
+fn pid(id: u32) -> Option<Pid> {
+    i32::try_from(id).ok().and_then(Pid::from_raw)
 }
 
 fn intervals(i: &Intervals) -> Vec<String> {
@@ -175,7 +228,7 @@ fn intervals(i: &Intervals) -> Vec<String> {
         ("capacity-backoff", i.backoff),
         ("quota-backoff", i.backoff),
         ("lease-duration", i.lease),
-        ("lease-renew", i.lease / 5.0),
+        ("lease-renew", (i.lease / 5.0).min(1.0)),
     ];
     flags.into_iter().map(|(name, seconds)| format!("--{name}-seconds={seconds}")).collect()
 }

@@ -1,0 +1,62 @@
+//! What a world looks back at: everything that was ever made outside, and what is left of it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::{coordination::v1::Lease, discovery::v1::EndpointSlice};
+use kube::Api;
+
+use super::{Trouble, World, service::SERVICE};
+
+impl World {
+    /// Checks that nothing was ever made twice: one instance for a name, one used registration for a VM, and no runner
+    /// name given out again.
+    ///
+    /// # Errors
+    /// What was made twice.
+    pub fn check_nothing_twice(&self) -> Result<(), Trouble> {
+        let registered = self.github.registered();
+        let vm_of = |name: &str| name.rsplit_once('-').map_or_else(String::new, |(vm, _)| vm.to_owned());
+        let used = registered.iter().filter(|r| r.used).map(|r| vm_of(&r.name));
+        let twice = |what: &str, names: &mut dyn Iterator<Item = String>| {
+            let mut counts = BTreeMap::<String, usize>::new();
+            names.for_each(|name| *counts.entry(name).or_default() += 1);
+            let found: Vec<_> = counts.into_iter().filter(|(_, count)| *count > 1).collect();
+            if found.is_empty() { Ok(()) } else { Err(format!("{what}: {found:?}")) }
+        };
+        twice("instances made twice", &mut self.compute.created_names().into_iter())?;
+        twice("runner names given out twice", &mut registered.iter().map(|r| r.name.clone()))?;
+        twice("VMs with two used registrations", &mut { used })?;
+        Ok(())
+    }
+
+    /// Checks that nothing is left: no instance, no registration, no RunnerVM.
+    ///
+    /// # Errors
+    /// What is left.
+    pub async fn check_nothing_left(&self) -> Result<(), Trouble> {
+        let (instances, runners, vms) = (self.compute.all_instances(), self.github.runners(), self.vms().await?);
+        if instances.is_empty() && runners.is_empty() && vms.is_empty() {
+            return Ok(());
+        }
+        Err(format!("left: instances {instances:?}, registrations {runners:?}, {} RunnerVMs", vms.len()).into())
+    }
+
+    /// Who holds the Lease: the pod's name, a dash, and what tells its starts apart.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn lease_holder(&self) -> Result<Option<String>, kube::Error> {
+        let lease = Api::<Lease>::namespaced(self.client.clone(), &self.system).get_opt("miglet-operator").await?;
+        Ok(lease.and_then(|lease| lease.spec).and_then(|spec| spec.holder_identity))
+    }
+
+    /// Where the gateway's EndpointSlice sends agents.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn endpoints(&self) -> Result<Vec<String>, kube::Error> {
+        let api = Api::<EndpointSlice>::namespaced(self.client.clone(), &self.system);
+        let endpoints = api.get_opt(SERVICE).await?.and_then(|slice| slice.endpoints).unwrap_or_default();
+        Ok(endpoints.into_iter().flat_map(|endpoint| endpoint.addresses).collect())
+    }
+}
