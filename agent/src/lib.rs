@@ -19,6 +19,7 @@ pub mod health;
 pub mod hook;
 pub mod key;
 pub mod lines;
+pub mod logging;
 pub mod machine;
 pub mod metadata;
 pub mod paths;

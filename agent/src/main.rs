@@ -10,8 +10,8 @@ use clap::{Parser, Subcommand};
 use miglet_agent::{
     Ports,
     backoff::Backoff,
-    hook,
-    settings::{self, Flags, Settings, SettingsError},
+    hook, logging,
+    settings::{self, Collected, Environment, Flags, Settings, SettingsError, reference},
     shim, status,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,16 +34,27 @@ enum Command {
     /// Connect to the operator and do its work until told to stop
     Run {
         #[command(flatten)]
-        flags: Box<Flags>,
-        /// off, error, warn, info, debug or trace
-        #[arg(long, env = "MIGLET_LOG_LEVEL", default_value = "info")]
-        log_level: LevelFilter,
+        flags: Flags,
+    },
+    /// Show every setting, its value and where it came from
+    Config {
+        #[command(flatten)]
+        flags: Flags,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Print the reference page instead
+        #[arg(long, hide = true)]
+        reference: bool,
     },
     /// Show what the agent on this machine knows
     Status {
-        /// State directory of the agent
-        #[arg(long, env = "MIGLET_STATE_DIR", default_value = "/run/miglet")]
-        state_dir: PathBuf,
+        /// The configuration file [env: MIGLET_CONFIG]
+        #[arg(long)]
+        config: Option<String>,
+        /// State directory of the agent [env: MIGLET_STATE_DIR]
+        #[arg(long)]
+        state_dir: Option<String>,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -81,10 +92,15 @@ fn main() -> ExitCode {
 #[tokio::main(flavor = "current_thread")]
 async fn start(command: Command) -> Result<(), BoxError> {
     match command {
-        Command::Run { flags, log_level } => run(&flags, log_level).await,
-        Command::Status { state_dir, json } => show_status(state_dir, json).await,
+        Command::Run { flags } => run(&flags).await,
+        Command::Config { reference: true, .. } => Ok(write!(io::stdout(), "{}", reference::page())?),
+        Command::Config { flags, json, .. } => show_config(&flags, json).await,
+        Command::Status { config, state_dir, json } => {
+            let flags = Flags::of([("config", config), ("state-dir", state_dir)]);
+            show_status(&flags, json).await
+        }
         Command::Shim(args) => {
-            log_to_stderr(LevelFilter::INFO);
+            let _level = logging::start(LevelFilter::INFO);
             Ok(shim::run(args).await?)
         }
         Command::Hook { event, socket } => {
@@ -95,8 +111,8 @@ async fn start(command: Command) -> Result<(), BoxError> {
     }
 }
 
-async fn run(flags: &Flags, level: LevelFilter) -> Result<(), BoxError> {
-    log_to_stderr(level);
+async fn run(flags: &Flags) -> Result<(), BoxError> {
+    let level = logging::start(LevelFilter::INFO);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = CancellationToken::new();
@@ -106,8 +122,12 @@ async fn run(flags: &Flags, level: LevelFilter) -> Result<(), BoxError> {
         stopper.cancel();
     });
     let Some(settings) = stop.run_until_cancelled(load(flags)).await.transpose()? else { return Ok(()) };
+    level.reload(settings.log_level)?;
+    for warning in &settings.warnings {
+        tracing::warn!(warning, "settings");
+    }
     for setting in &settings.sources {
-        tracing::debug!(key = setting.key, value = setting.value, source = ?setting.source, "setting");
+        tracing::debug!(key = setting.key, value = setting.value, source = %setting.source, "setting");
     }
     let ports = Ports::real(&settings);
     let ended = Box::pin(miglet_agent::run(settings, ports, stop)).await?;
@@ -115,11 +135,16 @@ async fn run(flags: &Flags, level: LevelFilter) -> Result<(), BoxError> {
     Ok(())
 }
 
+fn environment() -> Environment {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
+}
+
 /// The settings, however long the metadata server takes to come up.
 async fn load(flags: &Flags) -> Result<Settings, SettingsError> {
     let mut backoff = Backoff::default();
     loop {
-        match settings::load(flags, |name| std::env::var(name).ok()).await {
+        match settings::load(flags, &environment()).await {
             Err(SettingsError::Metadata(error)) => {
                 tracing::warn!(%error, "cannot read the settings yet");
                 tokio::time::sleep(backoff.wait()).await;
@@ -129,21 +154,31 @@ async fn load(flags: &Flags) -> Result<Settings, SettingsError> {
     }
 }
 
-async fn show_status(state_dir: PathBuf, json: bool) -> Result<(), BoxError> {
-    let status = status::ask(&state_dir.join("agent.sock")).await?;
-    let text = if json { serde_json::to_string(&status)? } else { status.to_string() };
-    Ok(writeln!(io::stdout(), "{text}")?)
+/// Shows what is known even when it cannot be used; then the problems, as `run` would tell them.
+async fn show_config(flags: &Flags, json: bool) -> Result<(), BoxError> {
+    let mut collected = Collected::new(flags, &environment());
+    let asked = collected.ask_metadata().await;
+    let sourced = collected.sourced();
+    if json {
+        writeln!(io::stdout(), "{}", serde_json::to_string(&sourced)?)?;
+    } else {
+        writeln!(io::stdout(), "{:<24} {:<12} VALUE", "KEY", "FROM")?;
+        for setting in sourced {
+            writeln!(io::stdout(), "{:<24} {:<12} {}", setting.key, setting.source, setting.value)?;
+        }
+    }
+    let unasked = asked.err().map(|error| error.to_string());
+    for warning in collected.warnings().iter().chain(&unasked) {
+        writeln!(io::stderr(), "miglet: warning: {warning}")?;
+    }
+    Ok(collected.settings().map(drop)?)
 }
 
-/// Compact lines for the journal, which adds the time itself but simulated machines do not.
-fn log_to_stderr(level: LevelFilter) {
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_ansi(false)
-        .with_target(false)
-        .compact()
-        .with_writer(io::stderr)
-        .init();
+async fn show_status(flags: &Flags, json: bool) -> Result<(), BoxError> {
+    let state_dir = Collected::new(flags, &environment()).text("state-dir").unwrap_or_default();
+    let status = status::ask(&PathBuf::from(state_dir).join("agent.sock")).await?;
+    let text = if json { serde_json::to_string(&status)? } else { status.to_string() };
+    Ok(writeln!(io::stdout(), "{text}")?)
 }
 
 fn report(error: &dyn std::error::Error) {
