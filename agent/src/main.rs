@@ -10,7 +10,9 @@ use clap::{Parser, Subcommand};
 use miglet_agent::{
     Ports,
     backoff::Backoff,
-    hook, logging,
+    error, hook,
+    installation::{InstallError, Installed, Linker, Origin},
+    logging, preparation,
     settings::{self, Collected, Environment, Flags, Settings, SettingsError, reference},
     shim, status,
 };
@@ -20,6 +22,9 @@ use tracing::level_filters::LevelFilter;
 
 /// EX_CONFIG of sysexits.h: starting again will not help.
 const EXIT_CONFIG: u8 = 78;
+
+/// At each, every source is tried.
+const INSTALL_ATTEMPTS: u32 = 5;
 
 /// The Miglet agent: runs one GitHub Actions runner on this machine for a Miglet operator.
 #[derive(Parser)]
@@ -33,6 +38,11 @@ struct Cli {
 enum Command {
     /// Connect to the operator and do its work until told to stop
     Run {
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Install the configured runner now, as when an image is made
+    Install {
         #[command(flatten)]
         flags: Flags,
     },
@@ -93,6 +103,7 @@ fn main() -> ExitCode {
 async fn start(command: Command) -> Result<(), BoxError> {
     match command {
         Command::Run { flags } => run(&flags).await,
+        Command::Install { flags } => install(&flags).await,
         Command::Config { reference: true, .. } => Ok(write!(io::stdout(), "{}", reference::page())?),
         Command::Config { flags, json, .. } => show_config(&flags, json).await,
         Command::Status { config, state_dir, json } => {
@@ -121,7 +132,7 @@ async fn run(flags: &Flags) -> Result<(), BoxError> {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         stopper.cancel();
     });
-    let Some(settings) = stop.run_until_cancelled(load(flags)).await.transpose()? else { return Ok(()) };
+    let Some(mut settings) = stop.run_until_cancelled(load(flags)).await.transpose()? else { return Ok(()) };
     level.reload(settings.log_level)?;
     for warning in &settings.warnings {
         tracing::warn!(warning, "settings");
@@ -129,6 +140,8 @@ async fn run(flags: &Flags) -> Result<(), BoxError> {
     for setting in &settings.sources {
         tracing::debug!(key = setting.key, value = setting.value, source = %setting.source, "setting");
     }
+    let Some(runner) = stop.run_until_cancelled(preparation::runner_dir(&settings)).await else { return Ok(()) };
+    settings.paths.runner = runner;
     let ports = Ports::real(&settings);
     let ended = Box::pin(miglet_agent::run(settings, ports, stop)).await?;
     tracing::info!(?ended, "agent ended");
@@ -152,6 +165,38 @@ async fn load(flags: &Flags) -> Result<Settings, SettingsError> {
             other => return other,
         }
     }
+}
+
+/// What `run` would do before it calls the operator, but not for ever. There may be no metadata server where images are
+/// made.
+async fn install(flags: &Flags) -> Result<(), BoxError> {
+    let _level = logging::start(LevelFilter::INFO);
+    let mut collected = Collected::new(flags, &environment());
+    if let Err(error) = collected.ask_metadata().await {
+        tracing::warn!(%error, "no settings from the instance's metadata");
+    }
+    let installation = collected.installation()?;
+    let registered = PathBuf::from(collected.text("state-dir").unwrap_or_default()).join("registration.json").exists();
+    let mut backoff = Backoff::default();
+    for attempt in 1.. {
+        match installation.install(&Linker::default(), !registered).await {
+            Ok(Installed { dir, origin }) => {
+                let origin = match origin {
+                    Origin::Image => "part of the image".to_owned(),
+                    Origin::Cache => "installed before".to_owned(),
+                    Origin::Source(host) => format!("fetched from {host}"),
+                };
+                return Ok(writeln!(io::stdout(), "{}: {origin}", dir.display())?);
+            }
+            Err(error @ InstallError::Sources { .. }) if attempt < INSTALL_ATTEMPTS => {
+                let wait = backoff.wait();
+                tracing::warn!(error = error::in_full(&error), retry_in_ms = wait.as_millis(), "not installed yet");
+                tokio::time::sleep(wait).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Shows what is known even when it cannot be used; then the problems, as `run` would tell them.
@@ -181,13 +226,12 @@ async fn show_status(flags: &Flags, json: bool) -> Result<(), BoxError> {
     Ok(writeln!(io::stdout(), "{text}")?)
 }
 
-fn report(error: &dyn std::error::Error) {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
+fn report(error: &(dyn std::error::Error + 'static)) {
+    let text = match error.downcast_ref::<SettingsError>() {
+        // A list, one to a line.
+        Some(SettingsError::Invalid(_)) => error.to_string(),
+        _ => error::in_full(error),
+    };
     // Nobody is left to tell that stderr is closed.
     writeln!(io::stderr(), "miglet: {text}").ok();
 }

@@ -22,7 +22,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
-use crate::{machine, metadata::MetadataError, paths::Paths};
+use crate::{installation::Installation, machine, metadata::MetadataError, paths::Paths};
 
 pub use collect::{Collected, Environment};
 pub use flags::Flags;
@@ -41,6 +41,8 @@ pub struct Settings {
     pub audience: String,
     /// Where things are kept.
     pub paths: Paths,
+    /// Which runner is used, and where it is had from.
+    pub installation: Installation,
     /// What kind of machine this is.
     pub machine: machine::Kind,
     /// Between two heartbeats, until the operator says otherwise.

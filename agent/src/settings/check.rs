@@ -7,7 +7,11 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tracing::level_filters::LevelFilter;
 
 use super::{Collected, Key, Settings, SettingsError};
-use crate::{machine, paths::Paths};
+use crate::{
+    installation::{self, Installation, Version, Wanted},
+    machine,
+    paths::Paths,
+};
 
 /// Collects problems instead of stopping at the first.
 struct Checker<'a> {
@@ -28,10 +32,40 @@ impl Checker<'_> {
         None
     }
 
-    fn paths(&mut self) -> Option<Paths> {
+    /// Its absence is no problem.
+    fn optional<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        self.collected.values.contains_key(name).then(|| self.take(name, parse)).flatten()
+    }
+
+    fn paths(&mut self, runner: Option<PathBuf>) -> Option<Paths> {
         let (state, data) = (self.take("state-dir", directory), self.take("data-dir", directory));
-        let runner = self.take("runner-dir", directory);
         Some(Paths { state: state?, data: data?, runner: runner? })
+    }
+
+    fn installation(&mut self) -> Option<Installation> {
+        let (runner, cache) = (self.take("runner-dir", directory), self.take("cache-dir", directory));
+        let given = |name: &str| self.collected.values.contains_key(name);
+        for name in ["runner-minimum-version", "runner-sha256"] {
+            if given(name) && !given("runner-version") {
+                self.problems.push(format!("{name} says nothing without runner-version"));
+            }
+        }
+        let wanted = self.wanted();
+        Some(Installation { runner_dir: runner?, cache_dir: cache?, wanted })
+    }
+
+    fn wanted(&mut self) -> Option<Wanted> {
+        let version = self.optional("runner-version", str::parse::<Version>);
+        let minimum = self.optional("runner-minimum-version", str::parse);
+        let list = |text: &str| installation::sources(text, &version.unwrap_or_default());
+        let sources = self.take("runner-sources", list);
+        // What nobody can name is installed from nowhere.
+        let sha256 = if version.is_some() {
+            self.take("runner-sha256", str::parse)
+        } else {
+            self.optional("runner-sha256", str::parse)
+        };
+        Some(Wanted { version: version?, minimum, sha256: sha256?, sources: sources? })
     }
 }
 
@@ -57,11 +91,24 @@ impl Collected {
         }
     }
 
+    /// Only what says which runner to install: the rest may become known at the machine's first boot.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn installation(&self) -> Result<Installation, SettingsError> {
+        let mut checker = Checker { collected: self, problems: self.problems.clone() };
+        match checker.installation() {
+            Some(installation) if checker.problems.is_empty() => Ok(installation),
+            _ => Err(SettingsError::Invalid(checker.problems)),
+        }
+    }
+
     fn checked(&self, checker: &mut Checker<'_>) -> Option<Settings> {
         let endpoint = checker.take("endpoint", endpoint);
         let ca = checker.take("ca", certificates);
         let audience = checker.take("audience", word);
-        let paths = checker.paths();
+        let installation = checker.installation();
+        let paths = checker.paths(installation.as_ref().map(|installation| installation.runner_dir.clone()));
         let machine = checker.take("machine", |text| machine::Kind::from_str(text, true));
         let heartbeat = checker.take("heartbeat-seconds", seconds);
         let metadata_host = checker.take("metadata-host", word);
@@ -73,6 +120,7 @@ impl Collected {
             ca: ca?,
             audience: audience?,
             paths: paths?,
+            installation: installation?,
             machine: machine?,
             heartbeat: heartbeat?,
             metadata_host: metadata_host?,

@@ -33,6 +33,8 @@ pub enum Show {
     Text,
     /// PEM text as a count of certificates.
     Pem,
+    /// URLs without passwords and queries.
+    Urls,
 }
 
 impl Key {
@@ -71,6 +73,7 @@ impl Key {
             Show::Pem if value.contains("-----BEGIN") => {
                 format!("PEM text of {} certificate(s)", value.matches("-----BEGIN").count())
             }
+            Show::Urls => crate::runner::clean(&crate::installation::redacted(value), 500),
             _ => crate::runner::clean(value, 200),
         }
     }
@@ -82,6 +85,10 @@ const fn key(name: &'static str, from: From, default: Option<&'static str>, help
 
 /// Where the file is looked for when nobody says.
 pub(super) const DEFAULT_FILE: &str = "/etc/miglet/config.yaml";
+
+/// GitHub's own release.
+const GITHUB: &str =
+    "https://github.com/actions/runner/releases/download/v{version}/actions-runner-linux-{arch}-{version}.tar.gz";
 
 /// Every setting there is.
 pub const KEYS: &[Key] = &[
@@ -100,6 +107,29 @@ pub const KEYS: &[Key] = &[
     },
     key("audience", From::Metadata, None, "First part of the identity token's audience, as at the operator."),
     key("runner-dir", From::Metadata, Some("/opt/actions-runner"), "The runner that is part of the image."),
+    key(
+        "runner-version",
+        From::Metadata,
+        None,
+        "The runner to install, as 2.336.0; while unset, the one in runner-dir is used whatever its version.",
+    ),
+    key(
+        "runner-minimum-version",
+        From::Metadata,
+        None,
+        "The oldest version in runner-dir that is used as it is; without this only runner-version itself.",
+    ),
+    key("runner-sha256", From::Metadata, None, "SHA-256 of the runner's archive; needed with runner-version."),
+    Key {
+        show: Show::Urls,
+        ..key(
+            "runner-sources",
+            From::Metadata,
+            Some(GITHUB),
+            "URLs of the runner's archive, tried in this order; `{version}` and `{arch}` (x64, arm64) are filled in.",
+        )
+    },
+    key("cache-dir", From::File, Some("/var/cache/miglet"), "Where installed runners are kept."),
     key("state-dir", From::File, Some("/run/miglet"), "Root-only state, gone after a boot."),
     key("data-dir", From::File, Some("/var/lib/miglet"), "What the runner may read: its hooks."),
     key("machine", From::File, Some("process"), "What powers off: process (the agent just ends) or systemd."),

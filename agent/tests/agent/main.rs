@@ -1,6 +1,8 @@
 //! The real agent, shim and hook against an operator, a metadata server and a scripted runner.
 
 #[cfg(test)]
+mod install;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod world;
@@ -214,10 +216,10 @@ async fn what_a_job_leaves_behind_ends_with_its_runner() {
 #[tokio::test]
 async fn a_runner_that_cannot_start_is_a_failure_that_says_why() {
     let world = World::new(RUNNER).await;
-    std::fs::remove_file(world.paths.listener()).unwrap();
     let mut operator = world.operator().await;
     let _agent = world.agent(&operator);
     let mut session = operator.session().await;
+    std::fs::remove_file(world.paths.listener()).unwrap();
     session.register("r1", JIT).await;
     session.until_state(AgentState::Error).await;
     let exit = session.report.exit.clone().unwrap();

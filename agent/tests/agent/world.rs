@@ -145,11 +145,16 @@ impl World {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MIGLET_")) {
             command.env_remove(name);
         }
+        command.env("MIGLET_CACHE_DIR", self.cache_dir());
         command.env("MIGLET_CONFIG", self.config_file());
         command.env("GCE_METADATA_HOST", &self.metadata_host).env("MIGLET_BOOT_ID", "boot-1");
         command.env("MIGLET_STATE_DIR", &self.paths.state).env("MIGLET_DATA_DIR", &self.paths.data);
         command.env("MIGLET_RUNNER_DIR", &self.paths.runner).env("MIGLET_LOG_LEVEL", "trace");
         command
+    }
+
+    pub(crate) fn cache_dir(&self) -> PathBuf {
+        self.dir.path().join("cache")
     }
 
     /// Empty until a test writes it.
