@@ -10,8 +10,10 @@ use clap::{Parser, Subcommand};
 use miglet_agent::{
     Ports,
     backoff::Backoff,
-    hook,
-    settings::{self, Flags, Settings, SettingsError},
+    error, hook,
+    installation::{InstallError, Installed, Linker, Origin},
+    logging, preparation,
+    settings::{self, Collected, Environment, Flags, Settings, SettingsError, reference},
     shim, status,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +22,9 @@ use tracing::level_filters::LevelFilter;
 
 /// EX_CONFIG of sysexits.h: starting again will not help.
 const EXIT_CONFIG: u8 = 78;
+
+/// At each, every source is tried.
+const INSTALL_ATTEMPTS: u32 = 5;
 
 /// The Miglet agent: runs one GitHub Actions runner on this machine for a Miglet operator.
 #[derive(Parser)]
@@ -34,16 +39,32 @@ enum Command {
     /// Connect to the operator and do its work until told to stop
     Run {
         #[command(flatten)]
-        flags: Box<Flags>,
-        /// off, error, warn, info, debug or trace
-        #[arg(long, env = "MIGLET_LOG_LEVEL", default_value = "info")]
-        log_level: LevelFilter,
+        flags: Flags,
+    },
+    /// Install the configured runner now, as when an image is made
+    Install {
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Show every setting, its value and where it came from
+    Config {
+        #[command(flatten)]
+        flags: Flags,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Print the reference page instead
+        #[arg(long, hide = true)]
+        reference: bool,
     },
     /// Show what the agent on this machine knows
     Status {
-        /// State directory of the agent
-        #[arg(long, env = "MIGLET_STATE_DIR", default_value = "/run/miglet")]
-        state_dir: PathBuf,
+        /// The configuration file [env: MIGLET_CONFIG]
+        #[arg(long)]
+        config: Option<String>,
+        /// State directory of the agent [env: MIGLET_STATE_DIR]
+        #[arg(long)]
+        state_dir: Option<String>,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -81,10 +102,16 @@ fn main() -> ExitCode {
 #[tokio::main(flavor = "current_thread")]
 async fn start(command: Command) -> Result<(), BoxError> {
     match command {
-        Command::Run { flags, log_level } => run(&flags, log_level).await,
-        Command::Status { state_dir, json } => show_status(state_dir, json).await,
+        Command::Run { flags } => run(&flags).await,
+        Command::Install { flags } => install(&flags).await,
+        Command::Config { reference: true, .. } => Ok(write!(io::stdout(), "{}", reference::page())?),
+        Command::Config { flags, json, .. } => show_config(&flags, json).await,
+        Command::Status { config, state_dir, json } => {
+            let flags = Flags::of([("config", config), ("state-dir", state_dir)]);
+            show_status(&flags, json).await
+        }
         Command::Shim(args) => {
-            log_to_stderr(LevelFilter::INFO);
+            let _level = logging::start(LevelFilter::INFO);
             Ok(shim::run(args).await?)
         }
         Command::Hook { event, socket } => {
@@ -95,8 +122,8 @@ async fn start(command: Command) -> Result<(), BoxError> {
     }
 }
 
-async fn run(flags: &Flags, level: LevelFilter) -> Result<(), BoxError> {
-    log_to_stderr(level);
+async fn run(flags: &Flags) -> Result<(), BoxError> {
+    let level = logging::start(LevelFilter::INFO);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = CancellationToken::new();
@@ -105,21 +132,32 @@ async fn run(flags: &Flags, level: LevelFilter) -> Result<(), BoxError> {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         stopper.cancel();
     });
-    let Some(settings) = stop.run_until_cancelled(load(flags)).await.transpose()? else { return Ok(()) };
-    for setting in &settings.sources {
-        tracing::debug!(key = setting.key, value = setting.value, source = ?setting.source, "setting");
+    let Some(mut settings) = stop.run_until_cancelled(load(flags)).await.transpose()? else { return Ok(()) };
+    level.reload(settings.log_level)?;
+    for warning in &settings.warnings {
+        tracing::warn!(warning, "settings");
     }
+    for setting in &settings.sources {
+        tracing::debug!(key = setting.key, value = setting.value, source = %setting.source, "setting");
+    }
+    let Some(runner) = stop.run_until_cancelled(preparation::runner_dir(&settings)).await else { return Ok(()) };
+    settings.paths.runner = runner;
     let ports = Ports::real(&settings);
     let ended = Box::pin(miglet_agent::run(settings, ports, stop)).await?;
     tracing::info!(?ended, "agent ended");
     Ok(())
 }
 
+fn environment() -> Environment {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
+}
+
 /// The settings, however long the metadata server takes to come up.
 async fn load(flags: &Flags) -> Result<Settings, SettingsError> {
     let mut backoff = Backoff::default();
     loop {
-        match settings::load(flags, |name| std::env::var(name).ok()).await {
+        match settings::load(flags, &environment()).await {
             Err(SettingsError::Metadata(error)) => {
                 tracing::warn!(%error, "cannot read the settings yet");
                 tokio::time::sleep(backoff.wait()).await;
@@ -129,30 +167,71 @@ async fn load(flags: &Flags) -> Result<Settings, SettingsError> {
     }
 }
 
-async fn show_status(state_dir: PathBuf, json: bool) -> Result<(), BoxError> {
-    let status = status::ask(&state_dir.join("agent.sock")).await?;
+/// What `run` would do before it calls the operator, but not for ever. There may be no metadata server where images are
+/// made.
+async fn install(flags: &Flags) -> Result<(), BoxError> {
+    let _level = logging::start(LevelFilter::INFO);
+    let mut collected = Collected::new(flags, &environment());
+    if let Err(error) = collected.ask_metadata().await {
+        tracing::warn!(%error, "no settings from the instance's metadata");
+    }
+    let installation = collected.installation()?;
+    let registered = PathBuf::from(collected.text("state-dir").unwrap_or_default()).join("registration.json").exists();
+    let mut backoff = Backoff::default();
+    for attempt in 1.. {
+        match installation.install(&Linker::default(), !registered).await {
+            Ok(Installed { dir, origin }) => {
+                let origin = match origin {
+                    Origin::Image => "part of the image".to_owned(),
+                    Origin::Cache => "installed before".to_owned(),
+                    Origin::Source(host) => format!("fetched from {host}"),
+                };
+                return Ok(writeln!(io::stdout(), "{}: {origin}", dir.display())?);
+            }
+            Err(error @ InstallError::Sources { .. }) if attempt < INSTALL_ATTEMPTS => {
+                let wait = backoff.wait();
+                tracing::warn!(error = error::in_full(&error), retry_in_ms = wait.as_millis(), "not installed yet");
+                tokio::time::sleep(wait).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Shows what is known even when it cannot be used; then the problems, as `run` would tell them.
+async fn show_config(flags: &Flags, json: bool) -> Result<(), BoxError> {
+    let mut collected = Collected::new(flags, &environment());
+    let asked = collected.ask_metadata().await;
+    let sourced = collected.sourced();
+    if json {
+        writeln!(io::stdout(), "{}", serde_json::to_string(&sourced)?)?;
+    } else {
+        writeln!(io::stdout(), "{:<24} {:<12} VALUE", "KEY", "FROM")?;
+        for setting in sourced {
+            writeln!(io::stdout(), "{:<24} {:<12} {}", setting.key, setting.source, setting.value)?;
+        }
+    }
+    let unasked = asked.err().map(|error| error.to_string());
+    for warning in collected.warnings().iter().chain(&unasked) {
+        writeln!(io::stderr(), "miglet: warning: {warning}")?;
+    }
+    Ok(collected.settings().map(drop)?)
+}
+
+async fn show_status(flags: &Flags, json: bool) -> Result<(), BoxError> {
+    let state_dir = Collected::new(flags, &environment()).text("state-dir").unwrap_or_default();
+    let status = status::ask(&PathBuf::from(state_dir).join("agent.sock")).await?;
     let text = if json { serde_json::to_string(&status)? } else { status.to_string() };
     Ok(writeln!(io::stdout(), "{text}")?)
 }
 
-/// Compact lines for the journal, which adds the time itself but simulated machines do not.
-fn log_to_stderr(level: LevelFilter) {
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_ansi(false)
-        .with_target(false)
-        .compact()
-        .with_writer(io::stderr)
-        .init();
-}
-
-fn report(error: &dyn std::error::Error) {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
+fn report(error: &(dyn std::error::Error + 'static)) {
+    let text = match error.downcast_ref::<SettingsError>() {
+        // A list, one to a line.
+        Some(SettingsError::Invalid(_)) => error.to_string(),
+        _ => error::in_full(error),
+    };
     // Nobody is left to tell that stderr is closed.
     writeln!(io::stderr(), "miglet: {text}").ok();
 }

@@ -1,7 +1,7 @@
 //! The instance metadata server: attributes, identity tokens, and the guest attribute that tells why a VM never
 //! called in. Plain HTTP/1 to one host, a connection a request: it is asked a handful of times in a VM's life.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
@@ -15,7 +15,8 @@ pub const DEFAULT_HOST: &str = "metadata.google.internal";
 /// The agent's last error, readable from outside with `getGuestAttributes`.
 const STATUS_PATH: &str = "instance/guest-attributes/miglet/status";
 const TIMEOUT: Duration = Duration::from_secs(10);
-const BODY_LIMIT: usize = 64 * 1024;
+/// All attributes together; one alone may have 256 KiB.
+const BODY_LIMIT: usize = 1024 * 1024;
 
 /// A client for one metadata server.
 #[derive(Clone, Debug)]
@@ -40,16 +41,15 @@ impl Metadata {
         Self { host: host.into() }
     }
 
-    /// An instance attribute; `None` when it is not set.
+    /// Every attribute of the instance, the project's not among them.
     ///
     /// # Errors
     /// When the server does not answer properly.
-    pub async fn attribute(&self, name: &str) -> Result<Option<String>, MetadataError> {
-        let path = format!("instance/attributes/{name}");
-        match self.call(Method::GET, &path, String::new()).await? {
-            (StatusCode::NOT_FOUND, _) => Ok(None),
-            (StatusCode::OK, text) => Ok(Some(text)),
-            (status, _) => Err(self.error(Method::GET, &path, status)),
+    pub async fn attributes(&self) -> Result<BTreeMap<String, String>, MetadataError> {
+        let path = "instance/attributes/?recursive=true";
+        match self.call(Method::GET, path, String::new()).await? {
+            (StatusCode::OK, text) => serde_json::from_str(&text).map_err(|e| self.error(Method::GET, path, e)),
+            (status, _) => Err(self.error(Method::GET, path, status)),
         }
     }
 

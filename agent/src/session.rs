@@ -3,7 +3,7 @@
 //! Reports are level-based: only the newest state is ever waiting to be sent, so neither a slow nor an absent operator
 //! makes the agent grow. Answers to commands are lost with their session; the operator asks again under the same id.
 
-use std::{error::Error, fmt::Write, time::Duration};
+use std::time::Duration;
 
 use miglet_proto::{
     PROTOCOL_MINOR,
@@ -19,6 +19,7 @@ use tonic::{Streaming, transport::Endpoint};
 
 use crate::{
     backoff::Backoff,
+    error::in_full,
     health::Sampler,
     metadata::{Metadata, MetadataError},
     plan::{Answer, Input},
@@ -101,7 +102,7 @@ impl Session {
                 }
                 Err(error) => error,
             };
-            let (error, wait) = (words(&error), backoff.wait());
+            let (error, wait) = (in_full(&error), backoff.wait());
             tracing::warn!(error, retry_in_ms = wait.as_millis(), "no session");
             if self.inputs.send(Input::Disconnected { error: error.clone() }).await.is_err() {
                 return;
@@ -215,22 +216,8 @@ async fn goodbye(mut open: Open) -> Result<(), SessionError> {
 }
 
 /// Leaves a new error where people look; the same one is not written again.
-async fn tell(metadata: &Metadata, told: &mut String, error: String) {
+pub(crate) async fn tell(metadata: &Metadata, told: &mut String, error: String) {
     if *told != error && metadata.put_status(&error).await.is_ok() {
         *told = error;
     }
-}
-
-/// An error with its causes, in one line.
-fn words(error: &dyn Error) -> String {
-    let (mut text, mut cause) = (error.to_string(), error.source());
-    while let Some(source) = cause {
-        let said = source.to_string();
-        if !text.ends_with(&said) {
-            // Writing to a String cannot fail.
-            write!(text, ": {said}").ok();
-        }
-        cause = source.source();
-    }
-    clean(&text, 1024)
 }

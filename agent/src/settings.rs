@@ -1,15 +1,32 @@
-//! The agent's settings: flags, then the environment, then the instance's metadata, then defaults. Every key stands
-//! once, in [`KEYS`]; every problem is told, not only the first.
+//! The agent's settings: flags, then the environment, then a file, then the instance's metadata, then defaults.
+//!
+//! ```text
+//!  flags > MIGLET_* > /etc/miglet/config.yaml > metadata attributes miglet-* > defaults
+//!     '-----------'-------------'-- collect --------------'-------------------'--> check --> Settings
+//! ```
+//!
+//! Every key stands once, in [`KEYS`]: its flag, its variable, its help text and its line in the reference page follow
+//! from that. Every problem is told, not only the first. An unknown key in the file or the environment is a mistake and
+//! ends the start; an unknown attribute is only a warning, because one instance template serves agents of several
+//! versions.
 
-mod load;
+mod check;
+mod collect;
+mod file;
+mod flags;
+mod keys;
+pub mod reference;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use tracing::level_filters::LevelFilter;
 
-use crate::{machine, metadata::MetadataError, paths::Paths};
+use crate::{installation::Installation, machine, metadata::MetadataError, paths::Paths};
 
-pub use load::{Flags, load};
+pub use collect::{Collected, Environment};
+pub use flags::Flags;
+pub use keys::{KEYS, Key};
 
 /// Everything the agent needs to know before it starts.
 #[derive(Clone, Debug)]
@@ -24,6 +41,8 @@ pub struct Settings {
     pub audience: String,
     /// Where things are kept.
     pub paths: Paths,
+    /// Which runner is used, and where it is had from.
+    pub installation: Installation,
     /// What kind of machine this is.
     pub machine: machine::Kind,
     /// Between two heartbeats, until the operator says otherwise.
@@ -32,10 +51,14 @@ pub struct Settings {
     pub metadata_host: String,
     /// Identifies this boot.
     pub boot_id: String,
+    /// What is logged.
+    pub log_level: LevelFilter,
     /// The `miglet` executable, for the shim.
     pub program: PathBuf,
     /// Where each value came from.
     pub sources: Vec<Sourced>,
+    /// What is odd about them, but no reason to stop.
+    pub warnings: Vec<String>,
 }
 
 /// One key and where its value came from.
@@ -43,7 +66,7 @@ pub struct Settings {
 pub struct Sourced {
     /// The key's name, as in its flag.
     pub key: String,
-    /// The value, cut.
+    /// The value, cut, without what is secret in it.
     pub value: String,
     /// Who gave it.
     pub source: Source,
@@ -57,46 +80,25 @@ pub enum Source {
     Flag,
     /// An environment variable.
     Environment,
+    /// The configuration file.
+    File,
     /// An attribute of the instance.
     Metadata,
     /// Nobody.
     Default,
 }
 
-/// One setting.
-#[derive(Clone, Copy, Debug)]
-pub struct Key {
-    /// Its flag, without dashes in front.
-    pub name: &'static str,
-    /// Its environment variable.
-    pub variable: &'static str,
-    /// Its instance attribute, if it may come from there.
-    pub attribute: Option<&'static str>,
-    /// Its value when nobody gives one.
-    pub default: Option<&'static str>,
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Flag => "flag",
+            Self::Environment => "environment",
+            Self::File => "file",
+            Self::Metadata => "metadata",
+            Self::Default => "default",
+        })
+    }
 }
-
-const fn key(name: &'static str, variable: &'static str, default: Option<&'static str>) -> Key {
-    Key { name, variable, attribute: None, default }
-}
-
-const fn with_attribute(key: Key, attribute: &'static str) -> Key {
-    Key { attribute: Some(attribute), ..key }
-}
-
-/// Every setting there is.
-pub const KEYS: [Key; 10] = [
-    with_attribute(key("endpoint", "MIGLET_ENDPOINT", None), "miglet-endpoint"),
-    with_attribute(key("ca", "MIGLET_CA", None), "miglet-ca"),
-    with_attribute(key("audience", "MIGLET_AUDIENCE", None), "miglet-audience"),
-    key("runner-dir", "MIGLET_RUNNER_DIR", Some("/opt/actions-runner")),
-    key("state-dir", "MIGLET_STATE_DIR", Some("/run/miglet")),
-    key("data-dir", "MIGLET_DATA_DIR", Some("/var/lib/miglet")),
-    key("machine", "MIGLET_MACHINE", Some("process")),
-    key("heartbeat-seconds", "MIGLET_HEARTBEAT_SECONDS", Some("15")),
-    key("metadata-host", "GCE_METADATA_HOST", Some(crate::metadata::DEFAULT_HOST)),
-    key("boot-id", "MIGLET_BOOT_ID", None),
-];
 
 /// The settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -108,3 +110,19 @@ pub enum SettingsError {
     #[error(transparent)]
     Metadata(#[from] MetadataError),
 }
+
+/// Collects and checks the settings.
+///
+/// # Errors
+/// When one is missing or wrong, or the metadata server does not answer: what it would have said is not known then.
+pub async fn load(flags: &Flags, environment: &Environment) -> Result<Settings, SettingsError> {
+    let mut collected = Collected::new(flags, environment);
+    collected.ask_metadata().await?;
+    collected.settings()
+}
+
+/// Values by key, with their source.
+type Values = BTreeMap<&'static str, (String, Source)>;
+
+#[cfg(test)]
+mod tests;

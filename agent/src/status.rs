@@ -76,7 +76,7 @@ impl fmt::Display for Status {
         }
         writeln!(f, "Error:    {}", or_none(&self.error))?;
         for Sourced { key, value, source } in &self.settings {
-            writeln!(f, "  {key} = {value} ({source:?})")?;
+            writeln!(f, "  {key} = {value} ({source})")?;
         }
         write!(f, "Agent:    {}", self.version)
     }

@@ -1,6 +1,8 @@
 //! The real agent, shim and hook against an operator, a metadata server and a scripted runner.
 
 #[cfg(test)]
+mod install;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod world;
@@ -214,10 +216,10 @@ async fn what_a_job_leaves_behind_ends_with_its_runner() {
 #[tokio::test]
 async fn a_runner_that_cannot_start_is_a_failure_that_says_why() {
     let world = World::new(RUNNER).await;
-    std::fs::remove_file(world.paths.listener()).unwrap();
     let mut operator = world.operator().await;
     let _agent = world.agent(&operator);
     let mut session = operator.session().await;
+    std::fs::remove_file(world.paths.listener()).unwrap();
     session.register("r1", JIT).await;
     session.until_state(AgentState::Error).await;
     let exit = session.report.exit.clone().unwrap();
@@ -313,7 +315,7 @@ async fn status_tells_people_what_the_agent_knows() {
     session.until_state(AgentState::Idle).await;
     let output = world.command("status").output().await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    for line in ["State:    idle", "Operator: connected", "RunnerVM: vm-1", "Runner:   vm-1 (Listening)", "(Metadata)"]
+    for line in ["State:    idle", "Operator: connected", "RunnerVM: vm-1", "Runner:   vm-1 (Listening)", "(metadata)"]
     {
         assert!(text.contains(line), "{line:?} in {text}");
     }
@@ -329,6 +331,33 @@ async fn unusable_settings_are_all_told_and_end_with_78() {
     for wanted in ["miglet-endpoint", "miglet-ca", "miglet-audience", "toaster"] {
         assert!(text.contains(wanted), "{wanted} in {text}");
     }
+}
+
+#[tokio::test]
+async fn config_tells_every_value_and_where_it_came_from() {
+    let world = World::new(RUNNER).await;
+    let operator = world.operator().await;
+    world.introduce(&operator);
+    world.metadata.attributes.lock().unwrap().insert("miglet-from-tomorrow".into(), "1".into());
+    std::fs::write(world.config_file(), "machine: systemd\nendpoint: https://file:1\n").unwrap();
+    let output = world.command("config").args(["--heartbeat-seconds", "7"]).output().await.unwrap();
+    let (text, warnings) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    for (key, from, value) in [
+        ("heartbeat-seconds", "flag", "7"),
+        ("log-level", "environment", "trace"),
+        ("endpoint", "file", "https://file:1"),
+        ("audience", "metadata", "fleet"),
+        ("ca", "metadata", "PEM text of 1 certificate(s)"),
+    ] {
+        let line = text.lines().find(|line| line.starts_with(&format!("{key} "))).unwrap();
+        assert!(line.contains(from) && line.ends_with(value), "{line}");
+    }
+    assert!(output.status.success() && warnings.contains("miglet-from-tomorrow"), "{warnings}");
+    std::fs::write(world.config_file(), "machin: systemd\nmachine: toaster\n").unwrap();
+    let output = world.command("config").output().await.unwrap();
+    let problems = String::from_utf8(output.stderr).unwrap();
+    assert!(problems.contains("\"machin\"") && problems.contains("toaster"), "{problems}");
+    assert_eq!(output.status.code(), Some(78));
 }
 
 #[tokio::test]
@@ -366,9 +395,9 @@ async fn many_agents_can_live_in_one_process() {
     let mut agents = tokio::task::JoinSet::new();
     for n in 0..20 {
         let at = |name: &str| Some(world.dir.path().join(format!("{n}{name}")).display().to_string());
-        let flags = Flags { state_dir: at("s"), data_dir: at("d"), runner_dir: at("r"), ..Flags::default() };
-        let flags = Flags { metadata_host: Some(world.metadata_host.clone()), ..flags };
-        let settings = settings::load(&flags, |_| None).await.unwrap();
+        let directories = [("state-dir", at("s")), ("data-dir", at("d")), ("runner-dir", at("r"))];
+        let flags = Flags::of(directories.into_iter().chain([("metadata-host", Some(world.metadata_host.clone()))]));
+        let settings = settings::load(&flags, &settings::Environment::new()).await.unwrap();
         let supervisor = Arc::new(Simulated(watch::Sender::new(None)));
         let ports = Ports { supervisor, machine: Arc::new(machine::Process) };
         agents.spawn(miglet_agent::run(settings, ports, stop.clone()));

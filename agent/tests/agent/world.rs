@@ -9,8 +9,8 @@ use std::{
 };
 
 use axum::{
-    Router,
-    extract::{Path, Query, State},
+    Json, Router,
+    extract::{Query, State},
     http::{HeaderMap, StatusCode},
     routing::{get, put},
 };
@@ -36,7 +36,7 @@ impl Metadata {
     async fn serve(self) -> (String, JoinHandle<()>) {
         let base = "/computeMetadata/v1/instance";
         let router = Router::new()
-            .route(&format!("{base}/attributes/{{name}}"), get(attribute))
+            .route(&format!("{base}/attributes/"), get(attributes))
             .route(&format!("{base}/service-accounts/default/identity"), get(identity))
             .route(&format!("{base}/guest-attributes/miglet/status"), put(status))
             .with_state(self);
@@ -50,15 +50,15 @@ fn flavored(headers: &HeaderMap) -> bool {
     headers.get("metadata-flavor").is_some_and(|value| value == "Google")
 }
 
-async fn attribute(
+async fn attributes(
     State(m): State<Metadata>,
     headers: HeaderMap,
-    Path(name): Path<String>,
-) -> Result<String, StatusCode> {
-    if !flavored(&headers) {
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<Json<HashMap<String, String>>, StatusCode> {
+    if !flavored(&headers) || query.get("recursive").is_none_or(|recursive| recursive != "true") {
         return Err(StatusCode::FORBIDDEN);
     }
-    m.attributes.lock().expect("lock").get(&name).cloned().ok_or(StatusCode::NOT_FOUND)
+    Ok(Json(m.attributes.lock().expect("lock").clone()))
 }
 
 async fn identity(
@@ -110,6 +110,7 @@ impl World {
         let dir = tempfile::Builder::new().prefix("mig").tempdir().expect("dir");
         let paths = Paths { state: dir.path().join("s"), data: dir.path().join("d"), runner: dir.path().join("r") };
         std::fs::create_dir_all(paths.runner.join("bin")).expect("runner");
+        std::fs::write(dir.path().join("config.yaml"), "").expect("configuration");
         std::fs::write(paths.listener(), runner).expect("listener");
         let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(paths.listener(), executable).expect("mode");
@@ -141,10 +142,24 @@ impl World {
     pub(crate) fn command(&self, subcommand: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_miglet"));
         command.arg(subcommand).stdin(Stdio::null());
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MIGLET_")) {
+            command.env_remove(name);
+        }
+        command.env("MIGLET_CACHE_DIR", self.cache_dir());
+        command.env("MIGLET_CONFIG", self.config_file());
         command.env("GCE_METADATA_HOST", &self.metadata_host).env("MIGLET_BOOT_ID", "boot-1");
         command.env("MIGLET_STATE_DIR", &self.paths.state).env("MIGLET_DATA_DIR", &self.paths.data);
         command.env("MIGLET_RUNNER_DIR", &self.paths.runner).env("MIGLET_LOG_LEVEL", "trace");
         command
+    }
+
+    pub(crate) fn cache_dir(&self) -> PathBuf {
+        self.dir.path().join("cache")
+    }
+
+    /// Empty until a test writes it.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.dir.path().join("config.yaml")
     }
 
     fn log(&self) -> std::fs::File {

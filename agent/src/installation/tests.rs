@@ -1,0 +1,298 @@
+//! Installing from hostile and broken sources, over real HTTP on loopback.
+
+use std::{
+    collections::VecDeque,
+    os::unix::fs::PermissionsExt,
+    sync::{Arc, Mutex},
+};
+
+use aws_lc_rs::digest;
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, Response, StatusCode, header},
+};
+use flate2::{Compression, write::GzEncoder};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_stream::StreamExt;
+
+use std::path::Path;
+
+use super::*;
+
+/// How the source answers its next request.
+#[derive(Clone, Copy, Debug)]
+enum Answers {
+    Whole,
+    /// The answer ends after so many bytes.
+    Torn(usize),
+    NotFound,
+    /// Something else under the same name.
+    Wrong,
+    Redirect,
+    /// Claims a length, sends nothing.
+    Length(&'static str),
+    /// Gives the whole file for a range it was not asked for.
+    WrongRange,
+}
+
+#[derive(Clone)]
+struct Source {
+    archive: Arc<Vec<u8>>,
+    script: Arc<Mutex<VecDeque<Answers>>>,
+    /// The ranges that were asked for.
+    ranges: Arc<Mutex<Vec<Option<String>>>>,
+}
+
+async fn answer(State(source): State<Source>, headers: HeaderMap) -> Response<Body> {
+    let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok()).map(str::to_owned);
+    source.ranges.lock().unwrap().push(range.clone());
+    let next = source.script.lock().unwrap().pop_front().unwrap_or(Answers::Whole);
+    let from: usize =
+        range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()).unwrap_or(0);
+    let all = &source.archive;
+    let respond = Response::builder();
+    let response = match next {
+        Answers::Whole if from > 0 => respond
+            .status(StatusCode::PARTIAL_CONTENT)
+            .header(header::CONTENT_RANGE, format!("bytes {from}-{}/{}", all.len() - 1, all.len()))
+            .body(all[from..].to_vec().into()),
+        Answers::Whole => respond.body(all.to_vec().into()),
+        Answers::Torn(at) => {
+            let pieces = [Ok(all[..at].to_vec()), Err(std::io::Error::other("torn"))];
+            // Pending in between: only then is the first piece sent before the connection breaks.
+            let paused = tokio_stream::iter(pieces).then(|piece| async {
+                tokio::task::yield_now().await;
+                piece
+            });
+            let body = Body::from_stream(paused);
+            respond.header(header::CONTENT_LENGTH, all.len()).body(body)
+        }
+        Answers::NotFound => respond.status(StatusCode::NOT_FOUND).body(Body::empty()),
+        Answers::Wrong => respond.body("not the runner".into()),
+        Answers::Redirect => {
+            respond.status(StatusCode::FOUND).header(header::LOCATION, "/elsewhere").body(Body::empty())
+        }
+        Answers::Length(length) => respond
+            .header(header::CONTENT_LENGTH, length)
+            .body(Body::from_stream(tokio_stream::pending::<Result<Vec<u8>, std::io::Error>>())),
+        Answers::WrongRange => respond
+            .status(StatusCode::PARTIAL_CONTENT)
+            .header(header::CONTENT_RANGE, "bytes 0-1/2")
+            .body(all.to_vec().into()),
+    };
+    response.unwrap()
+}
+
+/// A machine with one source and nothing installed.
+struct Place {
+    dir: tempfile::TempDir,
+    source: Source,
+    url: String,
+    installation: Installation,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+fn archive(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o755);
+        header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_cksum();
+        builder.append(&header, content.as_bytes()).unwrap();
+    }
+    builder.into_inner().unwrap().finish().unwrap()
+}
+
+impl Place {
+    async fn new(files: &[(&str, &str)], script: &[Answers]) -> Self {
+        let archive = Arc::new(archive(files));
+        let sha256 = Sha256::of(&digest::digest(&digest::SHA256, &archive)).unwrap();
+        let script = Arc::new(Mutex::new(script.iter().copied().collect()));
+        let source = Source { archive, script, ranges: Arc::default() };
+        let router = Router::new().fallback(answer).with_state(source.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/runner.tar.gz", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let dir = tempfile::tempdir().unwrap();
+        let wanted =
+            Wanted { version: "2.336.0".parse().unwrap(), minimum: None, sha256, sources: vec![url.parse().unwrap()] };
+        let installation = Installation {
+            runner_dir: dir.path().join("baked"),
+            cache_dir: dir.path().join("cache"),
+            wanted: Some(wanted),
+        };
+        Self { dir, source, url, installation, serving }
+    }
+
+    async fn honest(script: &[Answers]) -> Self {
+        Self::new(&[("bin/Runner.Listener", "#!/bin/sh\necho fetched\n")], script).await
+    }
+
+    async fn install(&self) -> Result<Installed, InstallError> {
+        self.installation.install(&Linker::default(), true).await
+    }
+
+    fn wanted(&mut self) -> &mut Wanted {
+        self.installation.wanted.as_mut().unwrap()
+    }
+
+    fn requests(&self) -> usize {
+        self.source.ranges.lock().unwrap().len()
+    }
+
+    /// A runner in the image that says it has this version.
+    fn bake(&self, version: &str) {
+        let bin = self.installation.runner_dir.join("bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::write(bin.join("Runner.Listener"), format!("#!/bin/sh\necho {version}\n")).unwrap();
+        std::fs::set_permissions(bin.join("Runner.Listener"), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
+    fn cached(&self) -> Vec<String> {
+        let names = std::fs::read_dir(&self.installation.cache_dir).unwrap();
+        let mut names: Vec<_> = names.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+#[tokio::test]
+async fn a_runner_is_fetched_once_and_older_ones_are_removed() {
+    let place = Place::honest(&[Answers::Redirect]).await;
+    let old = place.installation.cache_dir.join("runner-2.300.0-0123456789abcdef/bin");
+    std::fs::create_dir_all(&old).unwrap();
+    let installed = place.install().await.unwrap();
+    assert_eq!(installed.origin, Origin::Source("127.0.0.1".into()));
+    let listener = std::fs::read_to_string(installed.dir.join("bin/Runner.Listener")).unwrap();
+    assert_eq!(listener, "#!/bin/sh\necho fetched\n");
+    let entry = installed.dir.file_name().unwrap().to_str().unwrap().to_owned();
+    assert!(entry.starts_with("runner-2.336.0-"), "{entry}");
+    assert_eq!(place.cached(), ["lock".to_owned(), entry]);
+    let again = place.install().await.unwrap();
+    assert_eq!((again.dir, again.origin), (installed.dir, Origin::Cache));
+    assert_eq!(place.requests(), 2, "the redirect and the file, and never again");
+}
+
+#[tokio::test]
+async fn the_images_runner_is_used_when_its_version_will_do() {
+    let mut place = Place::honest(&[]).await;
+    place.bake("2.336.0");
+    assert_eq!(place.install().await.unwrap().origin, Origin::Image);
+    place.bake("2.340.1");
+    assert_eq!(place.install().await.unwrap().origin, Origin::Source("127.0.0.1".into()), "exactly, unless told so");
+    place.wanted().minimum = Some("2.330.0".parse().unwrap());
+    assert_eq!(place.install().await.unwrap().origin, Origin::Image);
+    place.bake("2.329.9");
+    assert_eq!(place.install().await.unwrap().origin, Origin::Cache, "too old");
+}
+
+#[tokio::test]
+async fn without_a_version_only_the_images_runner_counts() {
+    let mut place = Place::honest(&[]).await;
+    place.installation.wanted = None;
+    let error = place.install().await.unwrap_err().to_string();
+    assert!(error.contains("runner-version and runner-sha256"), "{error}");
+    place.bake("whatever");
+    assert_eq!(place.install().await.unwrap().origin, Origin::Image);
+    assert_eq!(place.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_torn_download_goes_on_where_it_ended() {
+    let place = Place::honest(&[Answers::Torn(40)]).await;
+    let error = place.install().await.unwrap_err();
+    assert!(matches!(error, InstallError::Sources { .. }), "{error}");
+    place.install().await.unwrap();
+    assert_eq!(*place.source.ranges.lock().unwrap(), [None, Some("bytes=40-".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_download_that_was_complete_is_not_fetched_again() {
+    let mut place = Place::honest(&[]).await;
+    std::fs::create_dir(&place.installation.cache_dir).unwrap();
+    let name = format!("{}.part", place.wanted().sha256);
+    let part = place.installation.cache_dir.join(name);
+    std::fs::write(part, place.source.archive.as_slice()).unwrap();
+    place.install().await.unwrap();
+    assert_eq!(place.requests(), 0);
+}
+
+#[tokio::test]
+async fn the_next_source_is_tried_when_one_fails_or_lies() {
+    for failure in [Answers::NotFound, Answers::Wrong, Answers::Torn(10)] {
+        let mut place = Place::honest(&[failure]).await;
+        let url: Uri = place.url.parse().unwrap();
+        place.wanted().sources = vec!["http://127.0.0.1:1/nobody".parse().unwrap(), url.clone(), url];
+        place.install().await.unwrap_or_else(|error| panic!("{failure:?}: {error}"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_the_wanted_file_is_never_unpacked_nor_kept() {
+    let place = Place::honest(&[Answers::Wrong]).await;
+    let error = place.install().await.unwrap_err().to_string();
+    assert!(error.contains("gave a file with SHA-256") && error.contains("127.0.0.1"), "{error}");
+    assert_eq!(place.cached(), ["lock"]);
+}
+
+#[tokio::test]
+async fn an_answer_that_would_mix_files_is_refused() {
+    let place = Place::honest(&[Answers::Torn(40), Answers::WrongRange]).await;
+    place.install().await.unwrap_err();
+    let error = place.install().await.unwrap_err().to_string();
+    assert!(error.contains("range that was not asked for"), "{error}");
+    place.install().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_runner_too_large_for_the_disk_is_not_begun() {
+    for (length, free, why) in [("1000000", 1_000_000, "needed"), ("99999999999", u64::MAX, "more than")] {
+        let mut place = Place::honest(&[Answers::Length(length)]).await;
+        let client = Client::new().unwrap();
+        let part = place.dir.path().join("part");
+        let free_space: fn(&Path) -> Option<u64> =
+            if free == u64::MAX { |_| Some(u64::MAX) } else { |_| Some(1_000_000) };
+        let download =
+            download::Download { client: &client, part: part.clone(), wanted: place.wanted().sha256, free_space };
+        let error = download.from(&place.url.parse().unwrap()).await.unwrap_err().to_string();
+        assert!(error.contains(why) || error.contains("may need"), "{error}");
+        assert!(!part.exists());
+    }
+}
+
+#[tokio::test]
+async fn a_verified_archive_is_still_not_trusted() {
+    let place = Place::new(&[("bin/Runner.Listener", "x"), ("../../evil", "x")], &[]).await;
+    let error = crate::error::in_full(&place.install().await.unwrap_err());
+    assert!(error.contains("leads out of the archive"), "{error}");
+    assert!(!place.cached().iter().any(|name| name.starts_with("runner-")));
+    assert!(!place.dir.path().join("evil").exists());
+}
+
+#[tokio::test]
+async fn an_archive_without_a_runner_is_not_installed() {
+    let place = Place::new(&[("README", "x")], &[]).await;
+    let error = crate::error::in_full(&place.install().await.unwrap_err());
+    assert!(error.contains("no executable bin/Runner.Listener"), "{error}");
+    assert!(!place.cached().iter().any(|name| name.starts_with("runner-")));
+}
+
+#[tokio::test]
+async fn two_installations_do_not_get_into_each_others_way() {
+    let place = Place::honest(&[]).await;
+    let lock = cache::Cache::new(&place.installation.cache_dir).lock().unwrap();
+    let error = crate::error::in_full(&place.install().await.unwrap_err());
+    assert!(error.contains("under way"), "{error}");
+    drop(lock);
+    place.install().await.unwrap();
+}

@@ -1,0 +1,127 @@
+//! A machine whose image has no runner.
+
+use std::sync::{Arc, Mutex};
+
+use aws_lc_rs::digest;
+use axum::{Router, extract::State, http::StatusCode, routing::get};
+use miglet_agent::installation::Sha256;
+use miglet_proto::v1::AgentState;
+use tokio::{net::TcpListener, process::Command, task::JoinHandle};
+
+use crate::{
+    JIT,
+    world::{RUNNER, World, eventually},
+};
+
+/// Serves the archive once it has one.
+struct Bucket {
+    archive: Arc<Mutex<Option<Vec<u8>>>>,
+    url: String,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Bucket {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn give(State(archive): State<Arc<Mutex<Option<Vec<u8>>>>>) -> Result<Vec<u8>, StatusCode> {
+    archive.lock().unwrap().clone().ok_or(StatusCode::SERVICE_UNAVAILABLE)
+}
+
+impl Bucket {
+    async fn new() -> Self {
+        let archive = Arc::default();
+        let router = Router::new().route("/2.336.0/runner", get(give)).with_state(Arc::clone(&archive));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/{{version}}/runner?signature=5ecret", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { archive, url, serving }
+    }
+
+    fn fill(&self) {
+        *self.archive.lock().unwrap() = Some(packed());
+    }
+}
+
+fn packed() -> Vec<u8> {
+    let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut builder = tar::Builder::new(gzip);
+    let mut header = tar::Header::new_gnu();
+    header.set_size(RUNNER.len() as u64);
+    header.set_mode(0o755);
+    builder.append_data(&mut header, "bin/Runner.Listener", RUNNER.as_bytes()).unwrap();
+    builder.into_inner().unwrap().finish().unwrap()
+}
+
+fn configured(world: &World, bucket: &Bucket) {
+    let sha256 = Sha256::of(&digest::digest(&digest::SHA256, &packed())).unwrap();
+    let file = format!("runner-version: 2.336.0\nrunner-sha256: {sha256}\nrunner-sources:\n- {}\n", bucket.url);
+    std::fs::write(world.config_file(), file).unwrap();
+    std::fs::remove_dir_all(&world.paths.runner).unwrap();
+}
+
+async fn output(mut command: Command) -> (Option<i32>, String) {
+    let output = command.output().await.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test]
+async fn a_machine_without_a_runner_says_so_until_it_has_one_and_then_runs_it() {
+    let (mut world, bucket) = (World::new(RUNNER).await, Bucket::new().await);
+    configured(&world, &bucket);
+    let mut operator = world.operator().await;
+    let _agent = world.agent(&operator);
+    eventually("told", || {
+        world.metadata.statuses.lock().unwrap().iter().any(|s| s.contains("no source gave runner 2.336.0"))
+    })
+    .await;
+    assert!(world.metadata.audiences.lock().unwrap().is_empty(), "it never calls in without a runner");
+    bucket.fill();
+    let mut session = operator.session().await;
+    session.register("r1", JIT).await;
+    session.until_state(AgentState::Idle).await;
+    world.paths.runner = std::fs::read_dir(world.cache_dir())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.is_dir())
+        .unwrap();
+    assert_eq!(world.runner_file("jit").as_deref(), Some(JIT), "the fetched one runs");
+}
+
+#[tokio::test]
+async fn install_makes_an_image_before_anything_else_is_known() {
+    let (world, bucket) = (World::new(RUNNER).await, Bucket::new().await);
+    configured(&world, &bucket);
+    bucket.fill();
+    let mut command = world.command("install");
+    command.env("GCE_METADATA_HOST", "127.0.0.1:1");
+    let (code, text) = output(command).await;
+    assert!(code == Some(0) && text.contains("fetched from 127.0.0.1"), "{text}");
+    let (code, text) = output(world.command("install")).await;
+    assert!(code == Some(0) && text.contains("installed before"), "{text}");
+    let (_, text) = output(world.command("config")).await;
+    assert!(text.contains("/runner?…") && !text.contains("5ecret"), "{text}");
+}
+
+#[tokio::test]
+async fn install_refuses_half_a_description_with_78() {
+    let world = World::new(RUNNER).await;
+    let mut command = world.command("install");
+    command.args(["--runner-version", "2.336", "--runner-sources", "gs://bucket/runner?5ecret"]);
+    let (code, text) = output(command).await;
+    assert_eq!(code, Some(78));
+    for wanted in ["is not a version", "must look like https://host/path"] {
+        assert!(text.contains(wanted), "{wanted} in {text}");
+    }
+    assert!(!text.contains("5ecret"), "{text}");
+    let (code, text) = output({
+        let mut command = world.command("install");
+        command.args(["--runner-version", "2.336.0"]);
+        command
+    })
+    .await;
+    assert!(code == Some(78) && text.contains("runner-sha256 is missing"), "{text}");
+}
