@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use super::{KubeCondition, KubeTime};
 
-/// Longest message of a condition, in characters.
-const MESSAGE_LIMIT: usize = 300;
+/// Longest message of a condition, in bytes.
+pub(super) const MESSAGE_LIMIT: usize = 300;
 
 /// Everything works, and this generation reached its size.
 pub const READY: &str = "Ready";
@@ -121,8 +121,28 @@ pub fn find<'a>(conditions: &'a [KubeCondition], kind: &str) -> Option<&'a KubeC
     conditions.iter().find(|c| c.type_ == kind)
 }
 
-/// At most `limit` characters, without control characters: for text that came from outside.
+/// At most `limit` bytes, without control characters: for text that came from outside.
+///
+/// Bytes, not characters: what an object may take in etcd is counted in bytes, and an agent may say anything.
 #[must_use]
 pub fn cut(text: &str, limit: usize) -> String {
-    text.chars().filter(|c| !c.is_control()).take(limit).collect()
+    let mut kept = 0;
+    let fits = |c: &char| {
+        kept += c.len_utf8();
+        kept <= limit
+    };
+    text.chars().filter(|c| !c.is_control()).take_while(fits).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_cut_by_bytes_at_a_characters_end() {
+        assert_eq!(cut("a\u{1b}b\nc", 3), "abc");
+        assert_eq!(cut("abcd", 3), "abc");
+        assert_eq!(cut("a\u{e9}\u{1F980}b", 3), "a\u{e9}");
+        assert_eq!(cut("\u{1F980}", 3), "");
+    }
 }

@@ -50,9 +50,11 @@ pub struct RunnerPoolSpec {
     #[serde(default)]
     pub limits: Limits,
     /// While true nothing is created and nothing is scaled down. Jobs, deletions and the removal of leftovers go on.
+    /// Defaults to false.
     #[serde(default)]
     pub paused: bool,
-    /// What happens to the VMs when the pool is deleted.
+    /// What happens to the VMs when the pool is deleted. `Delete`, the default, drains every runner (jobs finish) and
+    /// deletes the instances; `Orphan` removes only the Kubernetes objects and touches nothing outside.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
     /// Where the runners register.
@@ -158,6 +160,7 @@ pub struct Gce {
     pub project: String,
     /// The managed instance groups to create VMs in, in order of preference: the next one is used while one is out of
     /// capacity or quota, is unhealthy, or is full. Their settings are checked: see the condition GroupHealthy.
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     #[schemars(length(min = 1, max = 8))]
     pub groups: Vec<GroupRef>,
 }
@@ -211,7 +214,7 @@ pub struct TemplateMetadata {
 pub struct RunnerPoolStatus {
     /// The generation of the spec this status is about; -1 before the operator has seen the pool.
     #[serde(default = "unobserved")]
-    #[schemars(range(min = -1))]
+    #[schemars(range(min = -1, max = 9_007_199_254_740_991_i64))]
     pub observed_generation: i64,
     /// VMs that still can take or are running a job: not finished and not draining.
     #[serde(default)]

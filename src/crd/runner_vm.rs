@@ -106,7 +106,7 @@ impl Phase {
 pub struct RunnerVmStatus {
     /// The generation of the spec this status is about; -1 before the operator has seen the object.
     #[serde(default = "unobserved")]
-    #[schemars(range(min = -1))]
+    #[schemars(range(min = -1, max = 9_007_199_254_740_991_i64))]
     pub observed_generation: i64,
     /// Where the VM is in its life, for people.
     #[serde(default)]
@@ -211,7 +211,7 @@ pub struct RunnerStatus {
     pub attempt: i32,
     /// GitHub's id of the runner. Written before its registration is sent: from here on no second one ever is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
     pub id: Option<i64>,
 }
 
@@ -235,7 +235,7 @@ pub struct JobStatus {
     pub workflow: String,
     /// GitHub's id of the workflow run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
     pub run_id: Option<i64>,
     /// When the runner took it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
