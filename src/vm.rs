@@ -51,6 +51,9 @@ pub mod status;
 mod tell;
 pub mod view;
 
+/// How soon a cache that lacks our own write is looked at again.
+const CACHE_LAG: Duration = Duration::from_millis(50);
+
 /// What the controller works with.
 #[derive(Clone)]
 pub struct Context {
@@ -150,10 +153,18 @@ async fn reconcile(vm: Arc<RunnerVm>, context: Arc<Context>) -> Result<Action, E
 
 /// One pass: at most one status write before the step or one after it, and one step.
 async fn pass(vm: &RunnerVm, context: &Context) -> Result<Action, Error> {
+    let memory = context.memories.get(&vm.uid().unwrap_or_default());
+    if memory.is_ahead_of(vm.resource_version().as_deref(), context.clock.now(), context.request_timeout) {
+        return Ok(Action::requeue(CACHE_LAG));
+    }
     let view = observe::observe(context, vm).await; // I/O
     let now = context.clock.now();
     let plan = plan::plan(&view, now, &context.timing); // pure
     let mut status = status::status(&view, &plan, now, &context.timing); // pure
+    if matches!(plan.step, plan::Step::Create) {
+        // The mark says that the call may have been made: not before it may be.
+        context.leadership.may_create().map_err(Error::Leadership)?;
+    }
     let old = view.status();
     let mut actor = Actor::new(context, vm);
     actor.may(&plan.step)?;
@@ -175,7 +186,10 @@ async fn pass(vm: &RunnerVm, context: &Context) -> Result<Action, Error> {
         context.tell_phase(&old, &status, vm, now);
         result?;
     }
-    Ok(Action::requeue(plan.again))
+    match plan.step {
+        plan::Step::Release { .. } => Ok(Action::await_change()),
+        _ => Ok(Action::requeue(plan.again)),
+    }
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "the signature is kube's")]
@@ -189,6 +203,7 @@ fn failed(vm: Arc<RunnerVm>, error: &Error, context: Arc<Context>) -> Action {
     let asked = match error {
         Error::Forge(error) => error.retry_after,
         Error::Compute(error) => error.retry_after,
+        Error::Leadership(NotLeading::Settling { remaining }) => return Action::requeue(*remaining),
         _ => None,
     };
     let delay = context.backoffs.failed(&vm.uid().unwrap_or_default()).max(asked.unwrap_or_default());

@@ -139,7 +139,11 @@ impl Groups {
     /// A list that was asked for at or after `not_before` (a time to come counts as now).
     pub async fn listing(&self, group: &Group, not_before: Timestamp) -> Result<Arc<Listing>, ComputeError> {
         let ask = async |asked_at| {
-            let entries = self.count("list", self.port().list(group).await)?;
+            let entries = match self.count("list", self.port().list(group).await) {
+                // A group that does not exist has no instances: like every absence it counts when it is seen twice.
+                Err(error) if error.class == ErrorClass::NotFound => Vec::new(),
+                listed => listed?,
+            };
             let instances = entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
             Ok(Arc::new(Listing { asked_at, instances }))
         };

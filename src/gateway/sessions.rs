@@ -4,7 +4,7 @@
 //! dies late never touches its successor. What was last reported outlives the connection: silence is not news.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -157,6 +157,13 @@ impl Sessions {
             mpsc::error::TrySendError::Full(_) => SendError::Full,
             mpsc::error::TrySendError::Closed(_) => SendError::NotConnected,
         })
+    }
+
+    /// The VMs something is known of.
+    #[must_use]
+    pub fn known(&self) -> BTreeSet<Key> {
+        let table = self.lock();
+        table.entries.keys().chain(table.rebooted.keys()).cloned().collect()
     }
 
     /// Forgets a VM that is gone; its connection ends.

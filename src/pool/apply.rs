@@ -142,6 +142,7 @@ async fn release(context: &Context, pool: &RunnerPool) -> Result<(), Error> {
     info!(pool = pool.name_any(), "Pool is gone");
     context.metrics.forget_pool(&pool.namespace().unwrap_or_default(), &pool.name_any());
     context.memory.forget(&pool.uid().unwrap_or_default());
+    context.sweeper.forget(&pool.uid().unwrap_or_default());
     Ok(())
 }
 

@@ -19,7 +19,6 @@ const FAILURES: [&str; 4] = ["RegistrationTimeout", "RunnerFailed", "RunnerExite
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
     outcomes: VecDeque<bool>,
-    judged: VecDeque<String>,
     in_a_row: u32,
     last_failure: Option<Timestamp>,
     /// Reason of the latest failure.
@@ -29,23 +28,25 @@ pub struct History {
 }
 
 impl History {
-    /// A VM's runner became idle: once a VM.
-    pub fn registered(&mut self, uid: &str) {
-        if self.judge(format!("{uid}+")) {
-            self.in_a_row = 0;
-            self.push(true);
-        }
+    /// A VM's runner became idle.
+    pub fn registered(&mut self) {
+        self.in_a_row = 0;
+        self.push(true);
     }
 
-    /// A VM ended for this reason: counted when it is a failure to register, once a VM.
-    pub fn ended(&mut self, uid: &str, (reason, message): (&str, &str), now: Timestamp) {
-        if FAILURES.contains(&reason) && self.judge(format!("{uid}-")) {
-            self.in_a_row = self.in_a_row.saturating_add(1);
-            self.last_failure = Some(now);
-            reason.clone_into(&mut self.last_reason);
-            message.clone_into(&mut self.last_message);
-            self.push(false);
-        }
+    /// Whether a VM that never had an idle runner and ended for this reason failed to register.
+    #[must_use]
+    pub fn is_failure(reason: &str) -> bool {
+        FAILURES.contains(&reason)
+    }
+
+    /// A VM failed to register.
+    pub fn failed(&mut self, (reason, message): (&str, &str), now: Timestamp) {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        self.last_failure = Some(now);
+        reason.clone_into(&mut self.last_reason);
+        message.clone_into(&mut self.last_message);
+        self.push(false);
     }
 
     /// Until when nothing should be created: longer with every failure in a row.
@@ -75,18 +76,6 @@ impl History {
             self.outcomes.pop_front();
         }
     }
-
-    /// Whether this was not judged yet; remembers a bounded number.
-    fn judge(&mut self, mark: String) -> bool {
-        if self.judged.contains(&mark) {
-            return false;
-        }
-        self.judged.push_back(mark);
-        if self.judged.len() > 4096 {
-            self.judged.pop_front();
-        }
-        true
-    }
 }
 
 #[cfg(test)]
@@ -94,14 +83,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_of_the_latest_failing_is_unhealthy_and_each_vm_counts_once() {
+    fn half_of_the_latest_failing_is_unhealthy() {
         let mut history = History::default();
         assert_eq!(history.healthy(), None);
-        history.registered("a");
+        history.registered();
         assert_eq!(history.healthy(), Some(true));
-        for _ in 0..3 {
-            history.ended("b", ("RegistrationTimeout", ""), Timestamp::UNIX_EPOCH);
-        }
+        history.failed(("RegistrationTimeout", ""), Timestamp::UNIX_EPOCH);
         assert_eq!((history.failures(), history.healthy()), (1, Some(false)));
     }
 
@@ -110,18 +97,11 @@ mod tests {
         let mut history = History::default();
         let first = Duration::from_secs(10);
         assert_eq!(history.back_off_until(first), None);
-        for uid in ["a", "b", "c"] {
-            history.ended(uid, ("RegistrationTimeout", ""), Timestamp::UNIX_EPOCH);
+        for _ in 0..3 {
+            history.failed(("RegistrationTimeout", ""), Timestamp::UNIX_EPOCH);
         }
         assert_eq!(history.back_off_until(first), Some(later(Timestamp::UNIX_EPOCH, Duration::from_secs(40))));
-        history.registered("d");
+        history.registered();
         assert_eq!(history.back_off_until(first), None);
-    }
-
-    #[test]
-    fn a_job_that_ended_is_no_failure() {
-        let mut history = History::default();
-        history.ended("a", ("JobCompleted", ""), Timestamp::UNIX_EPOCH);
-        assert_eq!(history.healthy(), None);
     }
 }

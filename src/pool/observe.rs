@@ -8,7 +8,7 @@ use tracing::warn;
 use super::{
     Context, Error,
     settings::check,
-    view::{Check, GroupFact, PoolView, VmFact, selector},
+    view::{Check, GroupFact, PoolView, VmFact},
 };
 use crate::{
     compute::Group,
@@ -63,8 +63,8 @@ fn cached(context: &Context, pool: &RunnerPool) -> Vec<VmFact> {
 /// What exists for certain: a pass that creates never trusts the cache alone.
 async fn live(context: &Context, pool: &RunnerPool) -> Result<Vec<VmFact>, Error> {
     let api = Api::<RunnerVm>::namespaced(context.client.clone(), &pool.namespace().unwrap_or_default());
-    let params = ListParams::default().labels(&selector(&pool.name_any()));
-    let list = context.kube("listing the pool's VMs", api.list(&params)).await?;
+    // Not by label: a VM whose label somebody took away counts all the same.
+    let list = context.kube("listing the pool's VMs", api.list(&ListParams::default())).await?;
     let of_pool = |vm: &&RunnerVm| Some(&vm.spec.pool.uid) == pool.uid().as_ref();
     Ok(list.items.iter().filter(of_pool).map(|vm| VmFact::of(vm, pool)).collect())
 }

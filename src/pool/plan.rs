@@ -89,10 +89,10 @@ fn removal(view: &PoolView) -> Plan {
 }
 
 fn size(view: &PoolView, now: Timestamp, retry: Duration) -> Plan {
-    let active = view.active().count() + view.expected;
-    let desired = view.desired();
-    if active < desired {
-        return grow(view, desired - active, now, retry);
+    let (active, desired) = (view.active().count(), view.desired());
+    // What may appear yet stands in the way of a creation, but is no reason to delete what is there.
+    if active + view.expected < desired {
+        return grow(view, desired - active - view.expected, now, retry);
     }
     if active > desired {
         return shrink(view, active - desired);

@@ -3,7 +3,8 @@
 //! Instances and registrations are made for objects that exist first, so a leftover has lost its object: a reply that
 //! came after everybody had given up, an object removed by force. Proof is strict: the outside is read before the
 //! objects (live), a leftover must be seen twice far enough apart, and a pass removes a bounded number. Registrations
-//! must be offline and without a job; the DELETE itself refuses busy ones.
+//! must be offline and without a job; the DELETE itself refuses busy ones. An instance for which a runner is registered
+//! (its object was removed by force) keeps running until that registration is gone: there may be a job.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,11 +17,11 @@ use kube::{Api, Resource, ResourceExt, api::ListParams, runtime::reflector::Stor
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Context, Error, view::selector};
+use super::{Context, Error};
 use crate::{
     compute::{DeleteTarget, Group, GroupAction},
     crd::{Phase, RunnerPool, RunnerVm, names},
-    forge::{Deletion, Runner},
+    forge::{Deletion, ForgeErrorClass, Runner, credentials::CredentialsError},
     vm::plan::later,
     wakes::{Key, Wakes},
 };
@@ -59,11 +60,13 @@ pub enum Stray {
     },
 }
 
-/// What of `found` is to be removed now: seen before, long enough ago; at most `limit`. Keeps `seen` up to date.
+/// What of `found` is to be removed now: seen before, long enough ago, and not an instance that may run a job for one
+/// of `runners`; at most `limit`. Keeps `seen` up to date.
 #[must_use]
 pub fn due(
     seen: &mut BTreeMap<Stray, Timestamp>,
     found: &BTreeSet<Stray>,
+    runners: &[Runner],
     now: Timestamp,
     config: &SweepConfig,
 ) -> Vec<Stray> {
@@ -71,17 +74,33 @@ pub fn due(
     for stray in found {
         seen.entry(stray.clone()).or_insert(now);
     }
-    let old_enough = seen.iter().filter(|(_, first)| now >= later(**first, config.sightings));
+    let registered: BTreeSet<_> = runners.iter().map(|runner| vm_of(&runner.name)).collect();
+    let held = |stray: &Stray| matches!(stray, Stray::Instance { name, .. } if registered.contains(name.as_str()));
+    let old_enough = seen.iter().filter(|(stray, first)| now >= later(**first, config.sightings) && !held(stray));
     old_enough.map(|(stray, _)| stray.clone()).take(config.limit).collect()
 }
 
-/// The registrations among `runners` that carry `prefix`, are offline and idle, and whose VM has no object.
+/// The name of the VM a runner's name was made from.
+fn vm_of(runner: &str) -> &str {
+    runner.rsplit_once('-').map(|(vm, _)| vm).unwrap_or_default()
+}
+
+/// The registrations among `runners` that carry `prefix`, have no job, and whose VM has no object. Online ones only with
+/// their leftover instances (`strays`): no instance is deleted while a runner is registered for it.
 #[must_use]
-pub fn stray_runners(runners: &[Runner], prefix: &str, vms: &BTreeSet<String>) -> BTreeSet<Stray> {
-    let vm_of = |name: &str| name.rsplit_once('-').map(|(vm, _)| vm.to_owned()).unwrap_or_default();
+pub fn stray_runners(
+    runners: &[Runner],
+    prefix: &str,
+    vms: &BTreeSet<String>,
+    strays: &BTreeSet<Stray>,
+) -> BTreeSet<Stray> {
+    let instances: BTreeSet<_> = strays.iter().filter_map(instance_name).collect();
+    let lost =
+        |r: &&Runner| !r.busy && !vms.contains(vm_of(&r.name)) && (!r.online || instances.contains(vm_of(&r.name)));
     runners
         .iter()
-        .filter(|r| r.name.starts_with(prefix) && !r.online && !r.busy && !vms.contains(&vm_of(&r.name)))
+        .filter(|r| r.name.starts_with(prefix))
+        .filter(lost)
         .map(|r| Stray::Runner { id: r.id, name: r.name.clone() })
         .collect()
 }
@@ -100,6 +119,17 @@ struct Seen {
     strays: BTreeMap<Stray, Timestamp>,
     runners: Vec<Runner>,
     runners_at: Option<Timestamp>,
+    /// The pool's last sweep has read the forge's list.
+    closing: bool,
+}
+
+impl Seen {
+    /// Whether the forge's list must be read again: it is old, or older than a leftover instance, which may run a job.
+    fn needs_runners(&self, closing: bool, now: Timestamp, config: &SweepConfig) -> bool {
+        let Some(read) = self.runners_at else { return true };
+        let instance = |(stray, first): (&Stray, &Timestamp)| instance_name(stray).is_some() && *first > read;
+        now >= later(read, config.runner_list) || (closing && !self.closing) || self.strays.iter().any(instance)
+    }
 }
 
 impl Sweeper {
@@ -126,34 +156,48 @@ impl Sweeper {
         }
     }
 
-    /// Sweeps one pool; true when nothing of it was found outside. `fresh` reads the forge's list now.
+    /// Sweeps one pool; true when nothing of it was found outside. `closing` is a pool's last: it does not go by an
+    /// older list of the forge.
     ///
     /// # Errors
     /// When something could not be read: nothing is concluded then.
-    pub async fn sweep(&self, context: &Context, pool: &RunnerPool, fresh: bool) -> Result<bool, Error> {
+    pub async fn sweep(&self, context: &Context, pool: &RunnerPool, closing: bool) -> Result<bool, Error> {
         let uid = pool.uid().unwrap_or_default();
         let now = context.clock.now();
         let mut seen = self.lock(|all| all.get(&uid).cloned()).unwrap_or_default();
-        let due_again = seen.runners_at.is_none_or(|at| now >= later(at, self.config.runner_list));
-        if fresh || due_again {
-            seen.runners = runners(context, pool).await?;
-            seen.runners_at = Some(now);
-        }
         let prefix = names::vm_prefix(&pool.name_any(), &uid);
         let instances = instances(context, pool, &prefix).await?;
+        if seen.needs_runners(closing, now, &self.config) {
+            seen.runners = match runners(context, pool).await {
+                // Nothing is left to look after, and only a person could tell the rest: this must not hold the pool.
+                Err(error) if closing && instances.is_empty() && refuses(&error) => Vec::new(),
+                listed => listed?,
+            };
+            seen.runners_at = Some(now);
+            seen.closing = closing;
+        }
         let vms = objects(context, pool).await?;
         let vm_names: BTreeSet<_> = vms.iter().map(ResourceExt::name_any).collect();
-        let mut found = stray_runners(&seen.runners, &prefix, &vm_names);
-        found.extend(instances.into_iter().filter(|stray| !is_of(stray, &vm_names)));
+        let mut found: BTreeSet<_> = instances.into_iter().filter(|stray| !is_of(stray, &vm_names)).collect();
+        found.extend(stray_runners(&seen.runners, &prefix, &vm_names, &found));
         self.suspect(context, &vms, &seen);
-        let removals = due(&mut seen.strays, &found, now, &self.config);
+        let removals = due(&mut seen.strays, &found, &seen.runners, now, &self.config);
+        let mut outcome = Ok(found.is_empty());
         for stray in &removals {
-            remove(context, pool, stray).await?;
+            match remove(context, pool, stray).await {
+                Ok(true) => seen.runners.retain(|runner| Some(runner.id) != runner_id(stray)),
+                Ok(false) => {}
+                // The others have their turn all the same.
+                Err(error) => outcome = Err(error),
+            }
         }
-        let gone: BTreeSet<_> = removals.iter().filter_map(runner_id).collect();
-        seen.runners.retain(|runner| !gone.contains(&runner.id));
         self.lock(|all| all.insert(uid, seen));
-        Ok(found.is_empty())
+        outcome
+    }
+
+    /// Forgets a pool that is gone.
+    pub fn forget(&self, uid: &str) {
+        self.lock(|all| all.remove(uid));
     }
 
     /// An idle VM whose runner the forge's list does not have: its own controller looks closer.
@@ -180,6 +224,24 @@ fn runner_id(stray: &Stray) -> Option<i64> {
     match stray {
         Stray::Runner { id, .. } => Some(*id),
         Stray::Instance { .. } => None,
+    }
+}
+
+fn instance_name(stray: &Stray) -> Option<&str> {
+    match stray {
+        Stray::Instance { name, .. } => Some(name),
+        Stray::Runner { .. } => None,
+    }
+}
+
+/// Whether the forge answered, and the answer was that these credentials will not do.
+fn refuses(error: &Error) -> bool {
+    use CredentialsError::{Forbidden, Malformed, NotFound, Unanswered, Unreadable, Url};
+    match error {
+        Error::Forge(error) => matches!(error.class, ForgeErrorClass::Credentials | ForgeErrorClass::Invisible),
+        Error::Credentials(Forbidden { .. } | Malformed { .. } | NotFound { .. } | Url(_)) => true,
+        Error::Credentials(Unanswered { .. } | Unreadable { .. }) => false,
+        _ => false,
     }
 }
 
@@ -218,11 +280,12 @@ async fn instances(context: &Context, pool: &RunnerPool, prefix: &str) -> Result
 
 async fn objects(context: &Context, pool: &RunnerPool) -> Result<Vec<RunnerVm>, Error> {
     let api = Api::<RunnerVm>::namespaced(context.client.clone(), &pool.namespace().unwrap_or_default());
-    let params = ListParams::default().labels(&selector(&pool.name_any()));
-    Ok(context.kube("listing the pool's VMs", api.list(&params)).await?.items)
+    // All of them: a label anybody may edit must not make a VM look as if it had no object.
+    Ok(context.kube("listing the pool's VMs", api.list(&ListParams::default())).await?.items)
 }
 
-async fn remove(context: &Context, pool: &RunnerPool, stray: &Stray) -> Result<(), Error> {
+/// Removes a leftover; true when it is a registration that is gone now.
+async fn remove(context: &Context, pool: &RunnerPool, stray: &Stray) -> Result<bool, Error> {
     context.leadership.may_act().map_err(Error::Leadership)?;
     info!(pool = pool.name_any(), ?stray, "Leftover is removed");
     match stray {
@@ -230,16 +293,18 @@ async fn remove(context: &Context, pool: &RunnerPool, stray: &Stray) -> Result<(
             let target = url.clone().map_or_else(|| DeleteTarget::Name(name.clone()), DeleteTarget::Url);
             context.groups.delete(group, target).await.map_err(Error::Compute)?;
             told(context, pool, format!("instance {name} had no RunnerVM: it is deleted")).await;
+            Ok(false)
         }
         Stray::Runner { id, name } => {
             let namespace = pool.namespace().unwrap_or_default();
             let runners = context.forges.runners(&namespace, &pool.spec.github).await.map_err(Error::Credentials)?;
-            if runners.delete(*id).await.map_err(Error::Forge)? == Deletion::Deleted {
+            let outcome = runners.delete(*id).await.map_err(Error::Forge)?;
+            if outcome == Deletion::Deleted {
                 told(context, pool, format!("registration {name} had no RunnerVM: it is removed")).await;
             }
+            Ok(outcome == Deletion::Deleted)
         }
     }
-    Ok(())
 }
 
 async fn told(context: &Context, pool: &RunnerPool, note: String) {
@@ -268,7 +333,7 @@ mod tests {
             runner(4, "linux-xyz-vm4-1", false),
         ];
         let vms = BTreeSet::from(["linux-abc-vm1".to_owned()]);
-        let strays = stray_runners(&runners, "linux-abc-", &vms);
+        let strays = stray_runners(&runners, "linux-abc-", &vms, &BTreeSet::new());
         assert_eq!(strays.iter().filter_map(runner_id).collect::<Vec<_>>(), [2]);
     }
 
@@ -277,9 +342,9 @@ mod tests {
         let found: BTreeSet<_> = (1..=3).map(|id| Stray::Runner { id, name: String::new() }).collect();
         let mut seen = BTreeMap::new();
         let start = Timestamp::UNIX_EPOCH;
-        assert!(due(&mut seen, &found, start, &config()).is_empty());
-        assert!(due(&mut seen, &found, later(start, Duration::from_secs(59)), &config()).is_empty());
-        assert_eq!(due(&mut seen, &found, later(start, Duration::from_mins(1)), &config()).len(), 2);
+        assert!(due(&mut seen, &found, &[], start, &config()).is_empty());
+        assert!(due(&mut seen, &found, &[], later(start, Duration::from_secs(59)), &config()).is_empty());
+        assert_eq!(due(&mut seen, &found, &[], later(start, Duration::from_mins(1)), &config()).len(), 2);
     }
 
     #[test]
@@ -287,8 +352,44 @@ mod tests {
         let found = BTreeSet::from([Stray::Runner { id: 1, name: String::new() }]);
         let mut seen = BTreeMap::new();
         let start = Timestamp::UNIX_EPOCH;
-        assert!(due(&mut seen, &found, start, &config()).is_empty());
-        assert!(due(&mut seen, &BTreeSet::new(), start, &config()).is_empty());
-        assert!(due(&mut seen, &found, later(start, Duration::from_mins(9)), &config()).is_empty());
+        assert!(due(&mut seen, &found, &[], start, &config()).is_empty());
+        assert!(due(&mut seen, &BTreeSet::new(), &[], start, &config()).is_empty());
+        assert!(due(&mut seen, &found, &[], later(start, Duration::from_mins(9)), &config()).is_empty());
+    }
+
+    fn instance(name: &str) -> Stray {
+        let location = crate::compute::Location::Zone("z".into());
+        let group = Group { project: "p".into(), name: "g".into(), location };
+        Stray::Instance { group, name: name.into(), url: None }
+    }
+
+    #[test]
+    fn a_leftover_instance_waits_for_its_registration_which_goes_first_unless_it_has_a_job() {
+        let found = BTreeSet::from([instance("linux-abc-vm1")]);
+        let (start, late) = (Timestamp::UNIX_EPOCH, later(Timestamp::UNIX_EPOCH, Duration::from_mins(9)));
+        let mut seen = BTreeMap::from([(instance("linux-abc-vm1"), start)]);
+        let idle = runner(1, "linux-abc-vm1-1", true);
+        let busy = Runner { busy: true, ..idle.clone() };
+        let strays = |runner: Runner| stray_runners(&[runner], "linux-abc-", &BTreeSet::new(), &found);
+        assert_eq!(strays(busy.clone()).len(), 0);
+        assert_eq!(strays(idle.clone()).len(), 1);
+        assert!(due(&mut seen, &found, &[busy], late, &config()).is_empty(), "a job runs there");
+        assert!(due(&mut seen, &found, &[idle], late, &config()).is_empty(), "a job may come");
+        assert_eq!(due(&mut seen, &found, &[], late, &config()).len(), 1);
+    }
+
+    #[test]
+    fn the_forges_list_is_read_again_for_a_leftover_instance_and_once_for_a_pools_last_sweep() {
+        let at = |minutes| later(Timestamp::UNIX_EPOCH, Duration::from_mins(minutes));
+        let config = SweepConfig { runner_list: Duration::from_mins(60), ..config() };
+        let mut seen = Seen { runners_at: Some(at(5)), ..Seen::default() };
+        assert!(!seen.needs_runners(false, at(6), &config));
+        assert!(seen.needs_runners(true, at(6), &config));
+        seen.closing = true;
+        assert!(!seen.needs_runners(true, at(6), &config));
+        seen.strays.insert(instance("linux-abc-vm1"), at(6));
+        assert!(seen.needs_runners(true, at(7), &config));
+        seen.runners_at = Some(at(7));
+        assert!(!seen.needs_runners(true, at(8), &config));
     }
 }

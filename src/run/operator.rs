@@ -122,7 +122,17 @@ impl Operator {
         // A turn takes as long as the slowest list; one that hangs for minutes is stuck.
         let limit = (interval + self.config.timing.request_timeout) * 10;
         let heartbeat = Arc::new(self.health.heartbeat("poller", limit));
-        let poller = Poller { groups, vms, wakes: bells.vms, clock: Arc::clone(&self.clock), interval, heartbeat };
+        let poller = Poller {
+            groups,
+            vms,
+            wakes: bells.vms,
+            memories: context.memories.clone(),
+            sessions: sessions.clone(),
+            backoffs: context.backoffs.clone(),
+            clock: Arc::clone(&self.clock),
+            interval,
+            heartbeat,
+        };
         parts.add("poller", poller.run(stop.clone()));
         parts.add("session count", count_sessions(sessions, self.metrics.clone(), stop));
         parts.end().await

@@ -79,7 +79,11 @@ impl<'a> Actor<'a> {
         let mut next = self.vm.clone();
         next.status = Some(status.clone());
         let params = PostParams { field_manager: Some(names::VM_MANAGER.into()), ..PostParams::default() };
-        self.kube("writing the status", self.api().replace_status(&self.vm.name_any(), &params, &next)).await
+        let written =
+            self.kube("writing the status", self.api().replace_status(&self.vm.name_any(), &params, &next)).await?;
+        let now = self.context.clock.now();
+        self.remember(|memory| memory.wrote(written.resource_version().as_deref(), now))?;
+        Ok(written)
     }
 
     async fn create(&self) -> Result<(), Error> {
@@ -192,7 +196,11 @@ impl<'a> Actor<'a> {
         }
         let preconditions = Preconditions { uid: Some(self.uid.clone()), resource_version: None };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        self.kube("deleting the object", self.api().delete(&self.key.name, &params)).await?;
+        let deleted = self.kube("deleting the object", self.api().delete(&self.key.name, &params)).await?;
+        if let Some(vm) = deleted.left() {
+            let now = self.context.clock.now();
+            self.remember(|memory| memory.wrote(vm.resource_version().as_deref(), now))?;
+        }
         self.context.end_told(self.vm, end).await;
         Ok(())
     }

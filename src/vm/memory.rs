@@ -1,12 +1,14 @@
 //! What this process did to a VM and saw of it: lost with the process, and nothing depends on its surviving.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use jiff::Timestamp;
 
+use super::plan::later;
 use crate::{
     compute::{ComputeError, Instance},
     forge::{Deletion, Runner},
@@ -39,6 +41,8 @@ pub enum Creation {
 pub struct Memory {
     /// What became of the create call.
     pub creation: Option<Creation>,
+    /// The latest version of the object that this process made, and when.
+    pub written: Option<(u64, Timestamp)>,
     /// Latest list that was looked at, and the first of the lists without the VM that led up to it.
     pub listed: Option<Timestamp>,
     /// First of the latest lists that do not show it.
@@ -88,6 +92,20 @@ impl Memory {
         };
     }
 
+    /// Takes a version of the object that this process made into account.
+    pub fn wrote(&mut self, version: Option<&str>, now: Timestamp) {
+        self.written = version.and_then(|version| version.parse().ok()).map(|version| (version, now)).or(self.written);
+    }
+
+    /// Whether a cache that shows this version does not have our own latest write yet: to decide on it would be to
+    /// forget what was just done. Not believed for ever: a restored API server counts from further back.
+    #[must_use]
+    pub fn is_ahead_of(&self, version: Option<&str>, now: Timestamp, patience: Duration) -> bool {
+        let Some((written, at)) = self.written else { return false };
+        let shown = version.and_then(|version| version.parse::<u64>().ok());
+        shown.is_some_and(|shown| shown < written) && now < later(at, patience)
+    }
+
     /// Asks for a registration under a new name.
     pub fn registering(&mut self) {
         self.registrations_asked += 1;
@@ -130,6 +148,12 @@ impl Memories {
     /// Changes a VM's memory.
     pub fn update(&self, uid: &str, change: impl FnOnce(&mut Memory)) {
         change(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(uid.to_owned()).or_default());
+    }
+
+    /// The VMs something is remembered of.
+    #[must_use]
+    pub fn known(&self) -> BTreeSet<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
     /// Forgets a VM that is gone.

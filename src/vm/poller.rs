@@ -13,13 +13,16 @@ use kube::{ResourceExt, runtime::reflector::Store};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::memory::Memories;
 use crate::{
+    backoff::Backoffs,
     clock::Clock,
     compute::{
         Group, Instance,
         groups::{Groups, Listing},
     },
     crd::RunnerVm,
+    gateway::sessions::Sessions,
     health::Heartbeat,
     wakes::{Key, Wakes},
 };
@@ -33,6 +36,12 @@ pub struct Poller {
     pub vms: Store<RunnerVm>,
     /// Whom to wake.
     pub wakes: Wakes,
+    /// What is remembered of them.
+    pub memories: Memories,
+    /// Their agents.
+    pub sessions: Sessions,
+    /// Their delays.
+    pub backoffs: Backoffs,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// How often.
@@ -53,6 +62,7 @@ impl Poller {
                 _ = ticks.tick() => {}
             }
             self.poll(&mut before).await;
+            self.forget_the_gone();
             self.heartbeat.touch();
         }
     }
@@ -76,6 +86,23 @@ impl Poller {
                 }
                 Err(error) => warn!(%group, error = &error as &dyn std::error::Error, "Group was not listed"),
             }
+        }
+    }
+
+    /// What is remembered of VMs whose objects went without our letting them go (orphaned, removed by force).
+    fn forget_the_gone(&self) {
+        let (uids, keys) = (self.memories.known(), self.sessions.known());
+        // Read after what is remembered: what came in between is not taken for gone.
+        let there = self.vms.state();
+        let there_uids: BTreeSet<_> = there.iter().filter_map(|vm| vm.uid()).collect();
+        let there_keys: BTreeSet<_> =
+            there.iter().map(|vm| Key::new(vm.namespace().unwrap_or_default(), vm.name_any())).collect();
+        for uid in uids.difference(&there_uids) {
+            self.memories.forget(uid);
+            self.backoffs.succeeded(uid);
+        }
+        for key in keys.difference(&there_keys) {
+            self.sessions.forget(key);
         }
     }
 

@@ -135,8 +135,12 @@ fn lost(view: &VmView, now: Timestamp, timing: &Timing) -> Option<End> {
 /// Whether the agent was not heard within the heartbeat timeout, counted from our own take-over at the earliest.
 #[must_use]
 pub fn silent(view: &VmView, now: Timestamp) -> bool {
-    let heard = view.agent.as_ref().map_or(view.leading_since, |agent| agent.last_heard.max(view.leading_since));
-    now >= later_by(heard, view.vm.spec.lifecycle.heartbeat_timeout_seconds)
+    now >= later_by(heard(view), view.vm.spec.lifecycle.heartbeat_timeout_seconds)
+}
+
+/// When the agent was last heard, or could have been.
+fn heard(view: &VmView) -> Timestamp {
+    view.agent.as_ref().map_or(view.leading_since, |agent| agent.last_heard.max(view.leading_since))
 }
 
 /// A VM that runs, but whose runner is not idle at GitHub yet: it has until the registration timeout.
@@ -228,20 +232,20 @@ fn watching(view: &VmView, requested: Timestamp, now: Timestamp, timing: &Timing
     let runner_id = view.status().runner.and_then(|runner| runner.id);
     let doubtful = silent(view, now) || view.memory.suspected;
     if let (Some(id), true, Access::Usable { seen }) = (runner_id, doubtful, &view.access) {
-        let fresh = |at: Timestamp| now < later(at, timing.poll);
-        if !view.memory.look.as_ref().is_some_and(|(at, _)| fresh(*at)) {
+        // The longer it is silent the less a look is likely to bring: a hundred silent agents are no flood of calls.
+        let pause = timing.poll.max(until(now, heard(view)) / 4);
+        let Some((at, runner)) = view.memory.look.as_ref().filter(|(at, _)| now < later(*at, pause)) else {
             return Plan::act(Step::Look { id });
-        }
-        if seen.is_none_or(|seen| later(seen, timing.scope_read) < now) {
+        };
+        if runner.is_none() && seen.is_none_or(|seen| later(seen, timing.scope_read) < now) {
             return Plan::act(Step::CheckScope);
         }
-        return Plan::wait(timing.poll);
+        return Plan::wait(until(later(*at, pause), now).min(timing.poll.max(pause / 4)));
     }
     let lifetime = later_by(view.created().unwrap_or(requested), view.vm.spec.lifecycle.max_lifetime_seconds);
     let mut deadline = lifetime;
-    if let Some(agent) = &view.agent {
-        let heard = agent.last_heard.max(view.leading_since);
-        deadline = deadline.min(later_by(heard, view.vm.spec.lifecycle.heartbeat_timeout_seconds));
+    if runner_id.is_some() && !silent(view, now) {
+        deadline = deadline.min(later_by(heard(view), view.vm.spec.lifecycle.heartbeat_timeout_seconds));
     }
     if !registered(view) {
         deadline = deadline.min(later(now, timing.poll));
