@@ -246,7 +246,7 @@ mod tests {
     async fn an_agent_that_only_changes_its_words_wakes_nobody() {
         use futures::StreamExt;
         let wakes = Wakes::default();
-        let mut woken = Box::pin(wakes.stream());
+        let mut woken = Box::pin(wakes.stream(std::time::Duration::ZERO));
         let sessions = Sessions::new(wakes);
         let (session, _commands) = sessions.open(Key::new("ci", "vm"), "1".into(), Report::default(), now());
         assert!(woken.next().await.is_some(), "the session itself is news");
