@@ -149,3 +149,6 @@ pub fn later_by(time: Timestamp, seconds: i32) -> Timestamp {
 pub fn until(deadline: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(deadline.duration_since(now)).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;
