@@ -6,6 +6,7 @@
 //!   published       the published descriptions that the simulators are checked against
 //!   github          GitHub: App auth, registrations, JIT configs, runners, jobs
 //!   runner          a stand-in for actions/runner that runs a job's real steps
+//!   kstatus         what GitOps tools take a resource for
 //!   stranger        an agent of a test's own making, that need not be honest
 //!   server, faults  what every simulated service listens with: request log, injected faults, kill triggers
 //!   playground      a world for people: `cargo playground`
@@ -16,6 +17,7 @@ pub mod compute;
 pub mod control_plane;
 pub mod faults;
 pub mod github;
+pub mod kstatus;
 pub mod playground;
 pub mod proxy;
 pub mod published;

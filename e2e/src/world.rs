@@ -11,12 +11,14 @@
 
 mod expect;
 mod gateway_keys;
+mod history;
 mod operator;
 mod rights;
 mod service;
 mod strangers;
 mod traces;
 mod wait;
+mod writes;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -30,6 +32,7 @@ use miglet_operator::crd::{RunnerPool, RunnerVm};
 use self::service::Service;
 pub use self::{
     expect::{Fleet, Held},
+    history::History,
     operator::{Intervals, Operator},
     wait::{Patience, Waited},
 };

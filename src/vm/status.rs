@@ -98,10 +98,15 @@ fn job_status(job: &Job) -> JobStatus {
         repository: cut(&job.repository, 128),
         workflow: cut(&job.workflow, 128),
         run_id: job.run_id,
-        started_time: job.started.map(KubeTime),
-        completed_time: job.completed.map(KubeTime),
+        started_time: job.started.map(whole_seconds),
+        completed_time: job.completed.map(whole_seconds),
         result: cut(&job.result, 32),
     }
+}
+
+/// As Kubernetes keeps it: a finer time would differ from what was read back, and be written again on every pass.
+fn whole_seconds(time: Timestamp) -> KubeTime {
+    KubeTime(Timestamp::from_second(time.as_second()).unwrap_or(time))
 }
 
 fn phase(view: &VmView, new: &RunnerVmStatus, plan: &Plan, now: Timestamp, timing: &Timing) -> Phase {
@@ -148,6 +153,9 @@ fn why_not_ready(view: &VmView, plan: &Plan) -> String {
     if let Some(wait) = &plan.wait {
         return wait.message.clone();
     }
+    if view.deletion_requested().is_some() {
+        return draining(view, plan).message;
+    }
     match (&view.access, &view.memory.forge_trouble) {
         (Access::Blocked(why), _) => why.clone(),
         (_, Some(trouble)) => trouble.clone(),
@@ -165,7 +173,10 @@ fn launched(new: &RunnerVmStatus) -> Finding {
 
 fn registered(view: &VmView, new: &RunnerVmStatus) -> Finding {
     let held = view.agent.as_ref().is_some_and(|agent| agent.report.state >= AgentState::Idle);
+    let exited = view.agent.as_ref().is_some_and(|agent| agent.report.exit.is_some());
     match &new.runner {
+        // GitHub takes a single-job registration away with its runner: that it did is not worth a write of its own.
+        _ if exited => Finding::new(REGISTERED, false, "RunnerEnded", ""),
         _ if view.memory.registration_gone => Finding::new(REGISTERED, false, "Removed", ""),
         Some(runner) if runner.id.is_some() && (held || view.agent.is_none()) => {
             Finding::new(REGISTERED, true, "Registered", "")
