@@ -161,10 +161,6 @@ async fn pass(vm: &RunnerVm, context: &Context) -> Result<Action, Error> {
     let now = context.clock.now();
     let plan = plan::plan(&view, now, &context.timing); // pure
     let mut status = status::status(&view, &plan, now, &context.timing); // pure
-    if matches!(plan.step, plan::Step::Create) {
-        // The mark says that the call may have been made: not before it may be.
-        context.leadership.may_create().map_err(Error::Leadership)?;
-    }
     let old = view.status();
     let mut actor = Actor::new(context, vm);
     actor.may(&plan.step)?;
@@ -203,7 +199,6 @@ fn failed(vm: Arc<RunnerVm>, error: &Error, context: Arc<Context>) -> Action {
     let asked = match error {
         Error::Forge(error) => error.retry_after,
         Error::Compute(error) => error.retry_after,
-        Error::Leadership(NotLeading::Settling { remaining }) => return Action::requeue(*remaining),
         _ => None,
     };
     let delay = context.backoffs.failed(&vm.uid().unwrap_or_default()).max(asked.unwrap_or_default());

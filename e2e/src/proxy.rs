@@ -13,9 +13,12 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use axum::{Router, body::Body, extract::State};
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use kube::{Client, config::AuthInfo};
+use tokio::sync::watch;
 
 use crate::{
     control_plane::{ControlPlane, Error, kubeconfig, kubeconfig::Access},
@@ -26,11 +29,15 @@ use crate::{
 /// Until the API server begins to answer. A watch begins at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Parts of one answer that may be late at once; more have to wait.
+const PARTS_UNDER_WAY: usize = 1024;
+
 /// A running proxy.
 #[derive(Debug)]
 pub struct ApiProxy<'a> {
     control_plane: &'a ControlPlane,
     server: Server,
+    lag: watch::Sender<Duration>,
 }
 
 impl<'a> ApiProxy<'a> {
@@ -39,9 +46,10 @@ impl<'a> ApiProxy<'a> {
     /// # Errors
     /// When no client can be made or no port be bound.
     pub async fn start(control_plane: &'a ControlPlane) -> Result<Self, Error> {
-        let router = Router::new().fallback(forward).with_state(upstream(control_plane).await?);
+        let (lag, lagging) = watch::channel(Duration::ZERO);
+        let router = Router::new().fallback(forward).with_state((upstream(control_plane).await?, lagging));
         let server = Server::start(router).await.map_err(Error::io("start the API server's proxy"))?;
-        Ok(Self { control_plane, server })
+        Ok(Self { control_plane, server, lag })
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -54,6 +62,11 @@ impl<'a> ApiProxy<'a> {
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.server.faults
+    }
+
+    /// Watches tell what happened this much later, from now on.
+    pub fn lag_watches(&self, lag: Duration) {
+        self.lag.send_replace(lag);
     }
 
     /// What passed.
@@ -89,7 +102,10 @@ async fn upstream(control_plane: &ControlPlane) -> Result<Client, Error> {
     Client::try_from(config).map_err(Error::api("make the proxy's client"))
 }
 
-async fn forward(State(client): State<Client>, request: Request<Body>) -> Response<Body> {
+type Upstream = (Client, watch::Receiver<Duration>);
+
+async fn forward(State((client, lag)): State<Upstream>, request: Request<Body>) -> Response<Body> {
+    let watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
     let (mut parts, body) = request.into_parts();
     let body = match body.collect().await {
         Ok(whole) => whole.to_bytes().to_vec(),
@@ -100,11 +116,26 @@ async fn forward(State(client): State<Client>, request: Request<Body>) -> Respon
     match tokio::time::timeout(ANSWER_TIMEOUT, sent).await {
         Ok(Ok(mut response)) => {
             remove_hop_by_hop(response.headers_mut());
-            response.map(|body| Body::new(body.map_err(io::Error::other)))
+            response.map(|body| match watch {
+                true => late(body.map_err(io::Error::other).into_data_stream(), lag),
+                false => Body::new(body.map_err(io::Error::other)),
+            })
         }
         Ok(Err(error)) => bad_gateway(&error.to_string()),
         Err(_) => bad_gateway("the API server did not answer in time"),
     }
+}
+
+/// Each part of the answer that much later than it came.
+fn late(parts: impl Stream<Item = io::Result<Bytes>> + Send + 'static, lag: watch::Receiver<Duration>) -> Body {
+    let late = parts.map(move |part| {
+        let due = tokio::time::Instant::now() + *lag.borrow();
+        async move {
+            tokio::time::sleep_until(due).await;
+            part
+        }
+    });
+    Body::from_stream(late.buffered(PARTS_UNDER_WAY))
 }
 
 /// These are about one connection, not about the request; hyper sets its own.

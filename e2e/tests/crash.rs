@@ -15,14 +15,14 @@ use futures::{StreamExt, stream};
 use k8s_openapi::jiff::SignedDuration;
 use kube::{
     ResourceExt,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use miglet_e2e::{
     faults::{Action, Faults, Rule},
-    github::{Job, JobId, JobStatus},
-    world::{Intervals, LABELS, Patience, REPOSITORY, World, WorldOptions},
+    github::{JobId, JobStatus},
+    world::{Intervals, Patience, World, WorldOptions},
 };
-use miglet_operator::crd::{Phase, RunnerPool, RunnerVm};
+use miglet_operator::crd::{RunnerPool, RunnerVm};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -111,17 +111,6 @@ fn intervals() -> Intervals {
     Intervals { lease: 2.0, request_timeout: 1.5, absence: 1.2, idle_sighting: 1.2, ..Intervals::default() }
 }
 
-fn job(steps: &str) -> Job {
-    Job {
-        repository: REPOSITORY.into(),
-        workflow: "CI".into(),
-        name: "build".into(),
-        labels: LABELS.map(str::to_owned).to_vec(),
-        steps: steps.into(),
-        ..Job::default()
-    }
-}
-
 /// A world whose operator dies before and after one effect.
 struct Siege {
     world: World,
@@ -172,22 +161,16 @@ impl Siege {
                 return Ok(seen);
             }
             if Instant::now() > end {
-                let log: String = self.world.operators.iter().map(miglet_e2e::world::Operator::log).collect();
+                let log = self.world.operator_logs();
                 return Err(format!("{}: waited for {what}; last seen: {seen:?}\n{log}", self.effect.name).into());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
-    /// Exactly this many, everywhere, all idle.
     async fn settled(&mut self, count: usize) -> Result<Vec<String>> {
-        let look = async |world: &World| {
-            let idle = world.in_phase(Phase::Idle).await?;
-            let others = [world.vms().await?.len(), world.compute.all_instances().len(), world.github.runners().len()];
-            Ok((idle, others))
-        };
-        let good = |seen: &(Vec<String>, [usize; 3])| seen.0.len() == count && seen.1 == [count; 3];
-        self.until("the pool's size, everywhere", look, good).await.map(|(idle, _)| idle)
+        let look = async |world: &World| Ok(world.everywhere().await?);
+        self.until("the pool's size, everywhere", look, |seen| seen.settled(count)).await.map(|seen| seen.idle)
     }
 
     async fn job_done(&mut self, id: JobId) -> Result {
@@ -223,7 +206,7 @@ impl Siege {
         if stage == Stage::JobEnd {
             self.arm()?;
         }
-        let id = self.world.github.queue_job(job("echo hello"));
+        let id = self.world.github.queue_job(World::job("echo hello"));
         self.job_done(id).await?;
         let gone = |world: &World| world.github.job(id).and_then(|job| job.runner_name).unwrap_or_default();
         let used = gone(&self.world);
@@ -270,13 +253,10 @@ async fn killed_at_each_effect_of_a_deletion_nothing_is_left() -> Result {
     besiege(Stage::PoolEnd, &POOL_END).await
 }
 
-async fn settled(world: &World, count: usize) -> Result<Vec<String>> {
-    let look = || async {
-        let idle = world.in_phase(Phase::Idle).await.unwrap_or_default();
-        (idle, world.compute.all_instances().len(), world.github.runners().len())
-    };
-    let good = |seen: &(Vec<String>, usize, usize)| seen.0.len() == count && (seen.1, seen.2) == (count, count);
-    Ok(Patience::default().until("the pool's size, everywhere", look, good).await?.0)
+async fn pause(world: &World, paused: bool) -> Result {
+    let patch = Patch::Merge(json!({"spec": {"paused": paused}}));
+    world.api::<RunnerPool>().patch("linux", &PatchParams::default(), &patch).await?;
+    Ok(())
 }
 
 async fn delete_and_check(world: &World) -> Result {
@@ -296,11 +276,11 @@ async fn a_lost_reply_to_a_creation_makes_nothing_twice() -> Result {
     // The first batch loses one reply; the identical call is made again. The second loses all.
     world.compute.server().faults.add(CREATE_CALL.rule(Action::LoseReply));
     world.apply_pool("linux", 2, json!({})).await?;
-    settled(&world, 2).await?;
+    world.settled(2).await?;
     assert_eq!(world.compute.created_names().len(), 2);
     world.compute.server().faults.add(CREATE_CALL.rule(Action::LoseReply).times(3));
     world.apply_pool("more", 1, json!({})).await?;
-    settled(&world, 3).await?;
+    world.settled(3).await?;
     assert_eq!(world.compute.created_names().len(), 3, "nobody knew, and lists told");
     assert_eq!(world.compute.server().traffic.count(|e| e.path.contains("/createInstances")), 5);
     delete_and_check(&world).await
@@ -311,7 +291,7 @@ async fn a_lost_reply_to_a_registration_leaves_none_behind_and_sends_one() -> Re
     let world = World::start(WorldOptions { intervals: intervals(), ..WorldOptions::default() }).await?;
     world.github.server().faults.add(REGISTRATION.rule(Action::LoseReply).times(2));
     world.apply_pool("linux", 2, json!({})).await?;
-    let idle = settled(&world, 2).await?;
+    let idle = world.settled(2).await?;
     let registered = world.github.registered();
     assert_eq!(registered.len(), 4, "each lost one was replaced: {registered:?}");
     let used: Vec<_> = registered.iter().filter(|r| r.used).map(|r| r.name.clone()).collect();
@@ -323,23 +303,39 @@ async fn a_lost_reply_to_a_registration_leaves_none_behind_and_sends_one() -> Re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_deleted_when_nobody_knows_of_its_creation_and_lists_lag_leaks_nothing() -> Result {
-    let world = World::start(WorldOptions { intervals: intervals(), ..WorldOptions::default() }).await?;
-    // Older than two lists far enough apart, younger than what a call of which nothing was heard is given.
-    world.compute.stale_lists(Duration::from_secs(3));
+    let intervals = Intervals { absence: 2.4, ..intervals() };
+    let world = World::start(WorldOptions { intervals, ..WorldOptions::default() }).await?;
+    // As 30 s are to the minute between two lists.
+    world.compute.stale_lists(Duration::from_millis(1200));
     world.compute.server().faults.add(CREATE_CALL.rule(Action::LoseReply).times(3));
     world.apply_pool("linux", 1, json!({})).await?;
     let patience = Patience::default();
     patience.until("the instance", || async { world.compute.created_names() }, |names| names.len() == 1).await?;
     let vm = world.compute.created_names().remove(0);
+    pause(&world, true).await?;
     world.api::<RunnerVm>().delete(&vm, &DeleteParams::default()).await?;
-    let instance = || async { world.compute.instance(&vm) };
-    patience.until("the instance to go", instance, |found| found.as_ref().is_none_or(|i| i.id.is_none())).await?;
+    patience.until("the instance to go", || async { world.compute.instance(&vm) }, Option::is_none).await?;
     let object = world.api::<RunnerVm>().get_opt(&vm).await?;
     assert!(object.is_some(), "the object must not go before its instance");
     let events = world.events().await?;
     assert!(!events.iter().any(|event| event.starts_with("LeftoverRemoved")), "{events:?}");
+    assert_eq!(world.compute.server().traffic.count(|e| e.path.contains("/createInstances")), 3, "all were lost");
     world.compute.stale_lists(Duration::ZERO);
-    settled(&world, 1).await?;
+    pause(&world, false).await?;
+    world.settled(1).await?;
+    delete_and_check(&world).await
+}
+
+/// What was just sent looks, in a cache that lags, like something whose reply was lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_lags_behind_undoes_nothing_that_was_just_done() -> Result {
+    let world = World::start(WorldOptions { intervals: intervals(), ..WorldOptions::default() }).await?;
+    world.proxy.lag_watches(Duration::from_millis(700));
+    world.apply_pool("linux", 3, json!({})).await?;
+    world.settled(3).await?;
+    let registered = world.github.registered();
+    assert!(registered.len() == 3 && registered.iter().all(|r| r.used), "{registered:?}");
+    assert_eq!(world.compute.created_names().len(), 3);
     delete_and_check(&world).await
 }
 

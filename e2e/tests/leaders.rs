@@ -5,14 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::{ResourceExt, api::ListParams};
+use kube::ResourceExt;
 use miglet_e2e::{
     faults::{Action, Rule},
-    github::{Job, JobId, JobStatus},
     server::Exchange,
-    world::{Intervals, LABELS, Patience, REPOSITORY, World, WorldOptions},
+    world::{Held, Intervals, Patience, World, WorldOptions},
 };
-use miglet_operator::crd::{Phase, RunnerPool};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -21,48 +19,6 @@ type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + 
 fn options(lease: f64) -> WorldOptions {
     let intervals = Intervals { lease, request_timeout: 1.5, absence: 1.2, idle_sighting: 1.2, ..Intervals::default() };
     WorldOptions { intervals, ..WorldOptions::default() }
-}
-
-fn job(steps: &str) -> Job {
-    Job {
-        repository: REPOSITORY.into(),
-        workflow: "CI".into(),
-        name: "build".into(),
-        labels: LABELS.map(str::to_owned).to_vec(),
-        steps: steps.into(),
-        ..Job::default()
-    }
-}
-
-fn with_logs(world: &World, error: &dyn std::error::Error) -> String {
-    world
-        .operators
-        .iter()
-        .map(|operator| format!("\n{}:\n{}", operator.pod(), operator.log()))
-        .fold(error.to_string(), |all, log| all + &log)
-}
-
-/// Exactly this many, everywhere, all idle.
-async fn settled(world: &World, count: usize) -> Result<Vec<String>> {
-    let look = || async {
-        let idle = world.in_phase(Phase::Idle).await.unwrap_or_default();
-        (
-            idle,
-            world.vms().await.unwrap_or_default().len(),
-            world.compute.all_instances().len(),
-            world.github.runners().len(),
-        )
-    };
-    let good = |seen: &(Vec<String>, usize, usize, usize)| {
-        seen.0.len() == count && (seen.1, seen.2, seen.3) == (count, count, count)
-    };
-    let settled = Patience::default().until("the pool's size, everywhere", look, good).await;
-    Ok(settled.map_err(|error| with_logs(world, &error))?.0)
-}
-
-async fn busy(world: &World) -> Result<String> {
-    let look = || async { world.in_phase(Phase::Busy).await.unwrap_or_default() };
-    Ok(Patience::default().until("a busy VM", look, |busy| busy.len() == 1).await?.remove(0))
 }
 
 /// The leader is the world's operator of this index, and agents are sent to it.
@@ -87,23 +43,17 @@ async fn two_operators(lease: f64) -> Result<World> {
     Ok(world)
 }
 
-/// The job ran once, to its end, and its result was told.
-async fn succeeded(world: &World, id: JobId) -> Result {
-    let done = world.github.wait_job(id, Duration::from_secs(60)).await?;
-    assert!(done.output.contains("hello") && !done.lost && done.attempts == 1, "{done:?}");
-    let told = || async { world.events().await.unwrap_or_default() };
-    let result =
-        |events: &Vec<String>| events.iter().any(|e| e.starts_with("JobFinished: acme/app") && e.contains("Succeeded"));
-    let told = Patience::default().until("the job's event", told, result).await;
-    told.map_err(|error| with_logs(world, &error))?;
+/// The job was let run to its end, once, and its result was told.
+async fn succeeded(world: &World, job: &Held) -> Result {
+    let done = world.let_go(job).await?;
+    assert!(done.output.contains("finished") && !done.lost && done.attempts == 1, "{done:?}");
+    world.event(&["JobFinished: acme/app", "Succeeded"]).await?;
     Ok(())
 }
 
 async fn delete_and_check(world: &World) -> Result {
     world.delete_pool("linux").await?;
-    let api = world.api::<RunnerPool>();
-    let pools = || async { api.list(&ListParams::default()).await.map(|list| list.items.len()) };
-    Patience::default().until("the pool to go", pools, |left| left.as_ref().is_ok_and(|left| *left == 0)).await??;
+    world.pool_gone("linux").await?;
     world.check_nothing_left().await?;
     world.check_nothing_twice()
 }
@@ -133,19 +83,17 @@ async fn a_leader_told_to_stop_hands_over_at_once_and_a_running_job_does_not_not
     // So long that only a released Lease explains what follows.
     let mut world = two_operators(60.0).await?;
     world.apply_pool("linux", 2, json!({})).await?;
-    let before = settled(&world, 2).await?;
-    let id = world.github.queue_job(job("sleep 6; echo hello"));
-    let busy = busy(&world).await?;
+    let before = world.settled(2).await?;
+    let job = world.hold_job().await?;
     let told = Instant::now();
     world.operators.first().ok_or("no leader")?.signal(Signal::TERM)?;
     assert!(ended(&mut world, 0).await?.success());
     assert!(told.elapsed() < Duration::from_secs(10), "it took {:?} to stop", told.elapsed());
     leads(&world, 1).await?;
     assert!(told.elapsed() < Duration::from_secs(20), "it took {:?} to take over", told.elapsed());
-    assert_eq!(world.github.job(id).map(|job| job.status), Some(JobStatus::InProgress), "the hand-over outlasted it");
-    succeeded(&world, id).await?;
-    let after = settled(&world, 2).await?;
-    only_the_jobs_vm_was_replaced(&world, &before, &busy, &after);
+    succeeded(&world, &job).await?;
+    let after = world.settled(2).await?;
+    only_the_jobs_vm_was_replaced(&world, &before, &job.vm, &after);
     delete_and_check(&world).await
 }
 
@@ -153,14 +101,13 @@ async fn a_leader_told_to_stop_hands_over_at_once_and_a_running_job_does_not_not
 async fn a_killed_leader_is_replaced_and_a_running_job_does_not_notice() -> Result {
     let world = two_operators(2.0).await?;
     world.apply_pool("linux", 2, json!({})).await?;
-    let before = settled(&world, 2).await?;
-    let id = world.github.queue_job(job("sleep 6; echo hello"));
-    let busy = busy(&world).await?;
+    let before = world.settled(2).await?;
+    let job = world.hold_job().await?;
     world.operators.first().ok_or("no leader")?.signal(Signal::KILL)?;
     leads(&world, 1).await?;
-    succeeded(&world, id).await?;
-    let after = settled(&world, 2).await?;
-    only_the_jobs_vm_was_replaced(&world, &before, &busy, &after);
+    succeeded(&world, &job).await?;
+    let after = world.settled(2).await?;
+    only_the_jobs_vm_was_replaced(&world, &before, &job.vm, &after);
     delete_and_check(&world).await
 }
 
@@ -168,15 +115,14 @@ async fn a_killed_leader_is_replaced_and_a_running_job_does_not_notice() -> Resu
 async fn the_result_of_a_job_that_ends_while_no_operator_runs_is_told_later() -> Result {
     let mut world = World::start(options(2.0)).await?;
     world.apply_pool("linux", 2, json!({})).await?;
-    let before = settled(&world, 2).await?;
-    let id = world.github.queue_job(job("sleep 2; echo hello"));
-    let busy = busy(&world).await?;
+    let before = world.settled(2).await?;
+    let job = world.hold_job().await?;
     world.operators.clear();
-    world.github.wait_job(id, Duration::from_secs(60)).await?;
+    world.let_go(&job).await?;
     world.start_operator().await?;
-    succeeded(&world, id).await?;
-    let after = settled(&world, 2).await?;
-    only_the_jobs_vm_was_replaced(&world, &before, &busy, &after);
+    succeeded(&world, &job).await?;
+    let after = world.settled(2).await?;
+    only_the_jobs_vm_was_replaced(&world, &before, &job.vm, &after);
     delete_and_check(&world).await
 }
 
@@ -184,25 +130,24 @@ async fn the_result_of_a_job_that_ends_while_no_operator_runs_is_told_later() ->
 async fn a_cut_longer_than_the_heartbeat_timeout_ends_neither_a_job_nor_a_vm() -> Result {
     let world = World::start(options(2.0)).await?;
     world.apply_pool("linux", 2, json!({"spec": {"lifecycle": {"heartbeatTimeoutSeconds": 2}}})).await?;
-    let before = settled(&world, 2).await?;
-    let id = world.github.queue_job(job("sleep 3; echo hello"));
-    let busy = busy(&world).await?;
+    let before = world.settled(2).await?;
+    let job = world.hold_job().await?;
     world.cut_agents(true);
     world.github.server().traffic.clear();
     // Both are silent for too long: the operator asks GitHub about each, more than once.
     let asked =
         || async { world.github.server().traffic.count(|e| e.method == "GET" && e.path.contains("/actions/runners/")) };
     Patience::default().until("looks at GitHub", asked, |asked| *asked >= 6).await?;
-    world.github.wait_job(id, Duration::from_secs(60)).await?;
+    world.let_go(&job).await?;
     world.github.server().traffic.clear();
     Patience::default().until("looks after the job's end", asked, |asked| *asked >= 4).await?;
     let during = world.vms().await?;
     assert!(during.iter().all(|vm| vm.metadata.deletion_timestamp.is_none()), "silence alone ends nothing");
     assert_eq!(during.iter().map(ResourceExt::name_any).filter(|name| before.contains(name)).count(), 2);
     world.cut_agents(false);
-    succeeded(&world, id).await?;
-    let after = settled(&world, 2).await?;
-    only_the_jobs_vm_was_replaced(&world, &before, &busy, &after);
+    succeeded(&world, &job).await?;
+    let after = world.settled(2).await?;
+    only_the_jobs_vm_was_replaced(&world, &before, &job.vm, &after);
     delete_and_check(&world).await
 }
 
@@ -263,7 +208,7 @@ async fn a_leader_stopped_between_mark_and_creation_creates_nothing_when_it_is_w
     let mark = Rule::path("/runnervms/", Action::CallAfter(nothing())).method("PUT");
     let service = world.proxy.faults().clone();
     fenced(mark, &mut world, service).await?;
-    settled(&world, 1).await?;
+    world.settled(1).await?;
     woken_ends_without_an_effect(&mut world).await?;
     assert_eq!(world.compute.created_names().len(), 1);
     delete_and_check(&world).await
@@ -275,7 +220,7 @@ async fn a_leader_stopped_in_a_creation_that_failed_does_not_try_again_when_it_i
     let call = Rule::path("/createInstances", Action::CallInstead(nothing())).method("POST");
     let service = world.compute.server().faults.clone();
     fenced(call, &mut world, service).await?;
-    settled(&world, 1).await?;
+    world.settled(1).await?;
     woken_ends_without_an_effect(&mut world).await?;
     assert_eq!(world.compute.created_names().len(), 1);
     assert_eq!(world.compute.server().traffic.count(|e| e.path.contains("/createInstances")), 2, "one of each leader");
@@ -291,7 +236,7 @@ async fn a_leader_stopped_with_a_registration_in_its_hands_does_not_send_it_when
     // The agent is still connected to the stopped one, and comes over when that one has ended.
     world.operators.first().ok_or("no old leader")?.signal(Signal::CONT)?;
     assert!(!ended(&mut world, 0).await?.success());
-    settled(&world, 1).await?;
+    world.settled(1).await?;
     let registered = world.github.registered();
     let used: Vec<_> = registered.iter().map(|r| r.used).collect();
     assert_eq!(used, [false, true], "the first was never sent: {registered:?}");

@@ -172,6 +172,9 @@ impl Attestor {
             version: claim.version.clone(),
             state: claim.state.as_str().to_owned(),
         };
+        if !(self.backends.may_act)() {
+            return Err(Denied::NotNow("this operator does not lead"));
+        }
         match binding::bind(&self.backends.client, vm, caller, agent).await {
             Ok(()) => {
                 self.unlisted.forget(caller.identity.instance_id);

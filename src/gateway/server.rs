@@ -135,6 +135,8 @@ pub struct Backends {
     pub client: Client,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
+    /// Asked right before a RunnerVM is bound: whether this process still may. `serving` is told later than a lease ends.
+    pub may_act: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl fmt::Debug for Backends {

@@ -167,6 +167,10 @@ impl Operator {
             listing: Arc::new(context.groups.clone()),
             client: self.client.clone(),
             clock: Arc::clone(&self.clock),
+            may_act: Arc::new({
+                let leadership = self.leadership.clone();
+                move || leadership.may_act().is_ok()
+            }),
         };
         let gateway = Gateway::new(self.gateway_config()?, context.sessions.clone(), backends)?;
         let serving = parts.stop.clone();

@@ -1,6 +1,9 @@
 //! Agents that behave.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use miglet_operator::gateway::report::{AgentState, Command};
 use miglet_proto::v1::{self, command, operator_message};
@@ -99,6 +102,17 @@ async fn a_process_that_stops_leading_ends_its_sessions_and_takes_no_new_ones() 
     assert_eq!(Agent::of(&world, &identity, VM, 42).await.err().unwrap().code(), Code::Unavailable);
     world.serving.send(true).unwrap();
     Agent::of(&world, &identity, VM, 42).await.expect("it leads again");
+}
+
+#[tokio::test]
+async fn a_process_whose_lease_ran_out_unnoticed_binds_nobody() {
+    let world = World::new().await;
+    let identity = Identity::new();
+    world.may_act.store(false, Ordering::SeqCst);
+    assert_eq!(Agent::of(&world, &identity, VM, 42).await.err().unwrap().code(), Code::Unavailable);
+    assert_eq!(world.kube.patches(), 0);
+    world.may_act.store(true, Ordering::SeqCst);
+    Agent::of(&world, &identity, VM, 42).await.expect("it leads");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -45,6 +45,7 @@ pub(crate) struct World {
     pub(crate) refusals: Arc<Mutex<Vec<&'static str>>>,
     pub(crate) key_fetches: Arc<AtomicUsize>,
     pub(crate) serving: watch::Sender<bool>,
+    pub(crate) may_act: Arc<AtomicBool>,
     pub(crate) directory: PathBuf,
     shutdown: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
@@ -177,11 +178,16 @@ impl World {
             on_refusal: Arc::new(move |reason| seen.lock().unwrap().push(reason)),
         };
         let sessions = Sessions::new(Wakes::default());
+        let may_act = Arc::new(AtomicBool::new(true));
         let backends = Backends {
             store: kube.store(),
             listing: Arc::clone(&cloud) as Arc<dyn GroupListing>,
             client: kube.client(),
             clock: Arc::new(SystemClock),
+            may_act: Arc::new({
+                let may_act = Arc::clone(&may_act);
+                move || may_act.load(Ordering::SeqCst)
+            }),
         };
         let gateway = Gateway::new(config, sessions.clone(), backends).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -199,6 +205,7 @@ impl World {
             refusals,
             key_fetches,
             serving,
+            may_act,
             directory,
             shutdown,
             tasks: vec![keys, served],

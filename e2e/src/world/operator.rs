@@ -1,7 +1,9 @@
 //! The operator's process, with the product's own flags.
 
 use std::{
-    env, io,
+    env,
+    fs::DirEntry,
+    io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
@@ -9,6 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal};
@@ -147,10 +150,13 @@ impl Operator {
     /// What a fault does to kill or stop this process; the flag says whether it did.
     #[must_use]
     pub fn signal_hook(&self, signal: Signal) -> (Hook, Arc<AtomicBool>) {
-        let (id, sent) = (pid(self.id()), Arc::new(AtomicBool::new(false)));
+        let (number, id, sent) = (self.id(), pid(self.id()), Arc::new(AtomicBool::new(false)));
         let flag = Arc::clone(&sent);
         let hook = move || {
             let done = id.is_some_and(|id| rustix::process::kill_process(id, signal).is_ok());
+            if signal == Signal::STOP {
+                until_stopped(number);
+            }
             flag.store(done, Ordering::SeqCst);
         };
         (Arc::new(hook), sent)
@@ -207,6 +213,19 @@ impl Operator {
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         let id = pid(self.id()).ok_or_else(|| io::Error::other("no process"))?;
         Ok(rustix::process::kill_process(id, signal)?)
+    }
+}
+
+/// Waits, a moment at most, until no thread of the process runs any more: the signal alone is not yet a stop.
+fn until_stopped(id: u32) {
+    let start = Instant::now();
+    let runs = |task: io::Result<DirEntry>| {
+        let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat"))).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('T'))
+    };
+    let any_runs = || std::fs::read_dir(format!("/proc/{id}/task")).is_ok_and(|mut tasks| tasks.any(runs));
+    while any_runs() && start.elapsed() < Duration::from_secs(2) {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -5,9 +5,41 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::{coordination::v1::Lease, discovery::v1::EndpointSlice};
 use kube::Api;
 
-use super::{Trouble, World, service::SERVICE};
+use miglet_operator::crd::Phase;
+
+use super::{Patience, Trouble, World, service::SERVICE};
 
 impl World {
+    /// Waits until there are exactly this many of everything: idle RunnerVMs, instances, registrations. Returns the
+    /// RunnerVMs' names.
+    ///
+    /// # Errors
+    /// When it never was so: with the operators' logs.
+    pub async fn settled(&self, count: usize) -> Result<Vec<String>, Trouble> {
+        let good = |seen: &Result<Everywhere, kube::Error>| seen.as_ref().is_ok_and(|seen| seen.settled(count));
+        let settled = Patience::default().until("the size, everywhere", || self.everywhere(), good).await;
+        Ok(settled.map_err(|error| format!("{error}\n{}", self.operator_logs()))??.idle)
+    }
+
+    /// How many there are of everything, now.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn everywhere(&self) -> Result<Everywhere, kube::Error> {
+        Ok(Everywhere {
+            idle: self.in_phase(Phase::Idle).await?,
+            vms: self.vms().await?.len(),
+            instances: self.compute.all_instances().len(),
+            registrations: self.github.runners().len(),
+        })
+    }
+
+    /// What all running operators have logged.
+    #[must_use]
+    pub fn operator_logs(&self) -> String {
+        self.operators.iter().map(|operator| format!("{}:\n{}\n", operator.pod(), operator.log())).collect()
+    }
+
     /// Checks that nothing was ever made twice: one instance for a name, one used registration for a VM, and no runner
     /// name given out again.
     ///
@@ -58,5 +90,23 @@ impl World {
         let api = Api::<EndpointSlice>::namespaced(self.client.clone(), &self.system);
         let endpoints = api.get_opt(SERVICE).await?.and_then(|slice| slice.endpoints).unwrap_or_default();
         Ok(endpoints.into_iter().flat_map(|endpoint| endpoint.addresses).collect())
+    }
+}
+
+/// How many there are of everything.
+#[derive(Clone, Debug)]
+pub struct Everywhere {
+    /// Names of idle RunnerVMs.
+    pub idle: Vec<String>,
+    vms: usize,
+    instances: usize,
+    registrations: usize,
+}
+
+impl Everywhere {
+    /// Whether there are this many of each, all idle.
+    #[must_use]
+    pub fn settled(&self, count: usize) -> bool {
+        [self.idle.len(), self.vms, self.instances, self.registrations] == [count; 4]
     }
 }
