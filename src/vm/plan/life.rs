@@ -210,6 +210,10 @@ fn registering(view: &VmView, now: Timestamp, timing: &Timing) -> Plan {
     if !connected || !matches!(view.access, Access::Usable { .. }) {
         return Plan::wait(timing.poll);
     }
+    if view.memory.config_sent.is_some() {
+        // The cache is behind our own write of the id. Clearing the name now would remove a registration in use.
+        return Plan::wait(timing.poll);
+    }
     if let Some(after) = view.memory.register_after.filter(|after| now < *after) {
         return Plan::wait(until(after, now));
     }
