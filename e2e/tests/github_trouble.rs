@@ -1,12 +1,14 @@
 //! Trouble with GitHub: no answer is not an answer, and what GitHub forgot is replaced.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
+use kube::api::DeleteParams;
 use miglet_e2e::{
     faults::{Action, Rule},
-    github::Control,
-    world::{World, WorldOptions},
+    github::{Control, Limits},
+    world::{Fleet, Patience, World, WorldOptions},
 };
+use miglet_operator::crd::RunnerVm;
 use serde_json::json;
 
 type Result = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -77,16 +79,70 @@ async fn an_app_that_lost_the_organisation_deletes_nothing_and_recovers() -> Res
     // A drain asked for now cannot be proven harmless: it waits, too.
     let idle = world.idle("linux", 1).await?;
     let idle = idle.first().ok_or("no idle runner")?;
-    let api = world.api::<miglet_operator::crd::RunnerVm>();
-    api.delete(idle, &kube::api::DeleteParams::default()).await?;
-    let instances = miglet_e2e::world::Fleet { vms: std::collections::BTreeSet::from([held.vm.clone()]), ..fleet };
-    world.holds(&instances, Duration::from_secs(5)).await?;
+    world.api::<RunnerVm>().delete(idle, &DeleteParams::default()).await?;
+    let outside = Fleet { vms: BTreeSet::from([held.vm.clone()]), ..fleet };
+    world.holds(&outside, Duration::from_secs(5)).await?;
     world.github.restore_scope("acme");
     world.condition_is("linux", "CredentialsValid", "True", "Valid").await?;
     world.vm_gone(idle).await?;
     assert!(world.let_go(&held).await?.output.contains("finished"));
     world.vm_gone(&held.vm).await?;
     world.idle("linux", 2).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_begins_as_the_organisation_is_lost_waits_for_proof() -> Result {
+    let world = World::start(WorldOptions::default()).await?;
+    world.apply_pool("linux", 2, json!({})).await?;
+    let idle = world.idle("linux", 2).await?;
+    let held = world.hold_job().await?;
+    let idle = idle.iter().find(|name| **name != held.vm).ok_or("no idle runner")?;
+    // Long enough idle for two sightings, and GitHub was read a moment ago: only the 404 itself is false.
+    let fleet = world.fleet().await?;
+    world.holds(&fleet, Duration::from_secs(3)).await?;
+    world.github.lose_scope("acme");
+    let api = world.api::<RunnerVm>();
+    for name in [idle, &held.vm] {
+        api.delete(name, &DeleteParams::default()).await?;
+    }
+    let outside = Fleet { vms: BTreeSet::new(), ..fleet };
+    world.holds(&outside, Duration::from_secs(5)).await?;
+    world.github.restore_scope("acme");
+    world.vm_gone(idle).await?;
+    assert!(world.let_go(&held).await?.output.contains("finished"));
+    world.vm_gone(&held.vm).await?;
+    world.idle("linux", 2).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registrations_that_github_refuses_for_a_while_cost_no_vm() -> Result {
+    let world = World::start(WorldOptions::default()).await?;
+    world.github.server().faults.add(Rule::path("generate-jitconfig", answer(500, &[])));
+    let quick = json!({"spec": {"lifecycle": {"registrationTimeoutSeconds": 3}}});
+    world.apply_pool("linux", 2, quick).await?;
+    let asked = async || world.github.server().traffic.count(|e| e.path.contains("generate-jitconfig"));
+    Patience::default().until("both to ask GitHub", asked, |asked| *asked >= 2).await?;
+    let fleet = world.fleet().await?;
+    world.holds(&fleet, Duration::from_secs(6)).await?;
+    world.github.server().faults.clear();
+    world.idle("linux", 2).await?;
+    assert_eq!(world.compute.created(), 2, "another VM would have fared no better");
+    assert_eq!(world.github.runners().len(), 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_without_budget_waits_for_the_next_window() -> Result {
+    let world = World::start(WorldOptions::default()).await?;
+    let limits = Limits { primary: Some(4), window_seconds: 6, ..Limits::default() };
+    world.github.control(Control::SetLimits { limits });
+    world.apply_pool("linux", 3, json!({})).await?;
+    world.idle("linux", 3).await?;
+    assert_eq!(world.compute.created(), 3);
+    let refused = world.github.server().traffic.count(|e| matches!(e.status, Some(403 | 429)));
+    assert!(refused <= 2, "asked {refused} times although it was told to wait");
     Ok(())
 }
 

@@ -68,6 +68,7 @@ async fn an_instance_of_somebody_else_that_holds_a_name_stays_and_the_vm_is_repl
     let taken = vms.first().map(ResourceExt::name_any).unwrap_or_default();
     world.compute.create_foreign("elsewhere", &taken)?;
     world.vm_gone(&taken).await?;
+    world.event(&["NameTaken", &taken]).await?;
     let idle = world.idle("linux", 1).await?;
     assert!(!idle.contains(&taken));
     world.delete_pool("linux").await?;

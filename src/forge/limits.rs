@@ -7,6 +7,9 @@ use jiff::Timestamp;
 
 /// The pause after a secondary limit that names none; doubles while they go on.
 const SECONDARY: Duration = Duration::from_secs(60);
+/// The shortest pause after a refusal, whatever it says: clocks differ, and a reset that has passed here may not have
+/// there. Doubles while refusals go on.
+const SHORTEST: Duration = Duration::from_secs(1);
 /// The longest such pause.
 const LONGEST: Duration = Duration::from_secs(900);
 
@@ -92,14 +95,16 @@ impl Budget {
         if self.blocked_until.is_none_or(|until| until <= now) {
             self.refusals += 1;
         }
-        let grown = SECONDARY.saturating_mul(2_u32.saturating_pow(self.refusals.saturating_sub(1))).min(LONGEST);
+        let grown =
+            |first: Duration| first.saturating_mul(2_u32.saturating_pow(self.refusals.saturating_sub(1))).min(LONGEST);
         let reset = signs.reset.filter(|_| signs.remaining == Some(0));
         let until = match (signs.retry_after, reset) {
             (Some(after), _) => now.saturating_add(after).ok(),
             (None, Some(reset)) => Some(reset),
-            (None, None) => now.saturating_add(grown).ok(),
+            (None, None) => now.saturating_add(grown(SECONDARY)).ok(),
         };
-        self.blocked_until = self.blocked_until.max(until);
+        let soonest = now.saturating_add(grown(SHORTEST)).ok();
+        self.blocked_until = self.blocked_until.max(until).max(soonest);
     }
 }
 
@@ -164,6 +169,16 @@ mod tests {
         budget.answered(Signs::default(), at(300));
         budget.answered(refused, at(301));
         assert_eq!(budget.wait(at(301)), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_refusal_whose_reset_has_passed_by_our_clock_still_makes_a_pause() {
+        let mut budget = Budget::default();
+        let refused = Signs { remaining: Some(0), reset: Some(at(1000)), refused: true, ..Signs::default() };
+        budget.answered(refused, at(1000));
+        assert_eq!(budget.wait(at(1000)), Duration::from_secs(1));
+        budget.answered(refused, at(1001));
+        assert_eq!(budget.wait(at(1001)), Duration::from_secs(2));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Carries one step out. Makes no decisions: what came of it goes into the memory, and the next plan sees it.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use kube::{
     Api, Resource, ResourceExt,
@@ -114,10 +114,26 @@ impl<'a> Actor<'a> {
             // Certainly nothing was made: the same name can be asked for again.
             Err(_) => self.remember(|memory| memory.registrations_asked -= 1)?,
         }
+        self.pace(&result)?;
         let registered = result?;
         status.runner = Some(RunnerStatus { id: Some(registered.id), ..runner });
         self.write(status).await?;
         self.send(name, registered)
+    }
+
+    /// Every attempt changes the status, and that wakes the next pass: the delay must not depend on who wakes it.
+    fn pace<T>(&self, result: &Result<T, Error>) -> Result<(), Error> {
+        let sequence = format!("{}/registration", self.uid);
+        let asked = match result {
+            Ok(_) => {
+                self.context.backoffs.succeeded(&sequence);
+                return self.remember(|memory| memory.register_after = None);
+            }
+            Err(Error::Forge(error)) => error.retry_after.unwrap_or_default(),
+            Err(_) => Duration::ZERO,
+        };
+        let after = later(self.context.clock.now(), self.context.backoffs.failed(&sequence).max(asked));
+        self.remember(|memory| memory.register_after = Some(after))
     }
 
     async fn ask_registration(&self, runners: SharedRunners, name: String) -> Result<Registered, ForgeError> {
@@ -221,6 +237,7 @@ impl<'a> Actor<'a> {
         self.kube("removing the finalizer", self.api().patch(&self.key.name, &params, &patch)).await?;
         info!(vm = %self.key, reason, "VM is gone");
         self.context.metrics.vm_removed(word(&reason, &END_REASONS));
+        self.context.backoffs.succeeded(&format!("{}/registration", self.uid));
         self.context.memories.forget(&self.uid);
         self.context.sessions.forget(&self.key);
         Ok(())

@@ -59,6 +59,8 @@ pub struct Memory {
     pub name_cleared: bool,
     /// When the current name was last looked for without that being certain.
     pub name_looked: Option<Timestamp>,
+    /// The forge refused or did not answer a registration: it is not asked for another one before this.
+    pub register_after: Option<Timestamp>,
     /// When the JIT config was handed to the session.
     pub config_sent: Option<Timestamp>,
     /// What the last DELETE of the registration said, and when.

@@ -77,7 +77,8 @@ impl Context {
         match job {
             Some(job) if job.completed_time.is_some() => self.job_told(vm).await,
             Some(job) if FATAL.contains(&end.reason) => self.job_lost(vm, job, &end.message).await,
-            _ if end.back_off.is_some() || end.never_created => {} // told by the pool's conditions, once for all its VMs
+            // Told by the pool's conditions, once for all its VMs.
+            _ if end.back_off.is_some() || (end.never_created && end.reason != "NameTaken") => {}
             _ => {
                 let note = format!("VM {}: {}", vm.name_any(), end.message);
                 self.events.warn(&pool_of(vm), end.reason, note).await;

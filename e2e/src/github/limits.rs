@@ -42,7 +42,6 @@ impl Default for Limits {
 /// What one credential has used.
 #[derive(Debug)]
 struct Used {
-    since: Instant,
     resets: i64,
     requests: u32,
     minute: Instant,
@@ -103,13 +102,12 @@ impl Meter {
     }
 
     fn entry(&mut self, who: &str, seconds: i64) -> &mut Used {
-        let window = Duration::from_secs(self.limits.window_seconds);
         let resets = seconds + i64::try_from(self.limits.window_seconds).unwrap_or(i64::MAX / 2);
         let now = Instant::now();
-        let used =
-            self.used.entry(who.to_owned()).or_insert(Used { since: now, resets, requests: 0, minute: now, points: 0 });
-        if now.duration_since(used.since) >= window {
-            (used.since, used.resets, used.requests) = (now, resets, 0);
+        let used = self.used.entry(who.to_owned()).or_insert(Used { resets, requests: 0, minute: now, points: 0 });
+        // At the second it told everybody, not a part of one later.
+        if seconds >= used.resets {
+            (used.resets, used.requests) = (resets, 0);
         }
         if now.duration_since(used.minute) >= Duration::from_secs(60) {
             (used.minute, used.points) = (now, 0);

@@ -113,7 +113,7 @@ fn by_id(view: &VmView, id: i64, now: Timestamp, timing: &Timing) -> Registratio
         Some((at, Deletion::NotFound)) if corroborated(view, at, now, timing) => {
             Registration::Act(Step::NoteRegistrationGone)
         }
-        Some((at, Deletion::NotFound)) if now < later(at, timing.poll) => not_found(view, now, timing),
+        Some((at, Deletion::NotFound)) if now < later(at, timing.poll) => not_found(view, at),
         Some((at, Deletion::Busy)) if now < later(at, retry_busy(view, timing)) => Registration::Wait(busy),
         _ => Registration::Act(Step::Deregister { id }),
     }
@@ -130,10 +130,10 @@ fn retry_busy(view: &VmView, timing: &Timing) -> Duration {
     if ended { timing.poll / 4 } else { timing.poll }
 }
 
-/// A 404 that nothing corroborates yet.
-fn not_found(view: &VmView, now: Timestamp, timing: &Timing) -> Registration {
+/// A 404 of this time that nothing corroborates yet.
+fn not_found(view: &VmView, at: Timestamp) -> Registration {
     if let Access::Usable { seen } = view.access
-        && seen.is_none_or(|seen| later(seen, timing.scope_read) < now)
+        && seen.is_none_or(|seen| seen < at)
     {
         return Registration::Act(Step::CheckScope);
     }

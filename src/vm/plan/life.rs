@@ -5,7 +5,10 @@ use jiff::Timestamp;
 use super::{End, Plan, Step, later, later_by, until};
 use crate::{
     compute::{ErrorClass, LaunchError, Power},
-    gateway::report::{AgentState, ExitKind},
+    gateway::{
+        report::{AgentState, ExitKind},
+        sessions::AgentView,
+    },
     vm::{
         memory::Creation,
         view::{Access, Presence, Timing, VmView},
@@ -117,7 +120,9 @@ pub(super) fn corroborated(view: &VmView, not_found: Timestamp, now: Timestamp, 
     let Some(agent) = &view.agent else { return visible && proven };
     let exited = agent.report.exit.is_some();
     let idle = agent.idle_since.is_some_and(|since| agent.last_heard >= later(since, timing.idle_sighting));
-    visible && (proven || exited || (idle && agent.report.jobless()))
+    // A living runner is at stake: GitHub must have shown the scope after its 404, not only shortly before.
+    let idle = idle && agent.report.jobless() && seen >= not_found;
+    visible && (proven || exited || idle)
 }
 
 /// Whether the forge showed the runner offline and without a job, in looks far enough apart.
@@ -147,9 +152,10 @@ fn heard(view: &VmView) -> Timestamp {
 fn unregistered(view: &VmView, now: Timestamp) -> Option<Plan> {
     let status = view.status();
     let seconds = view.vm.spec.lifecycle.registration_timeout_seconds;
-    // Before this process took over nobody was there to call in to.
+    // Before this process took over nobody was there to call in to; and it may have waited long for its registration.
     let since = status.launched_time?.0.max(view.leading_since);
-    if now < later_by(since, seconds) || registered(view) || forge_is_to_blame(view) {
+    let since = view.memory.config_sent.map_or(since, |sent| since.max(sent));
+    if now < later_by(since, seconds) || registered(view) || our_turn(view) {
         return None;
     }
     if view.memory.last_words.is_none() && status.instance.is_some() {
@@ -170,10 +176,10 @@ fn registered(view: &VmView) -> bool {
     }
 }
 
-/// The VM did its part, GitHub does not: another VM would fare no better.
-fn forge_is_to_blame(view: &VmView) -> bool {
-    let waits = view.agent.as_ref().is_some_and(|agent| agent.connected && agent.report.runner_name.is_empty());
-    waits && (view.memory.forge_trouble.is_some() || !matches!(view.access, Access::Usable { .. }))
+/// The VM did its part and waits for a registration: if none comes, another VM would fare no better.
+fn our_turn(view: &VmView) -> bool {
+    let waits = |agent: &AgentView| agent.connected && agent.report.runner_name.is_empty();
+    view.memory.config_sent.is_none() && view.agent.as_ref().is_some_and(waits)
 }
 
 /// The next step of a life that goes well.
@@ -203,6 +209,13 @@ fn registering(view: &VmView, now: Timestamp, timing: &Timing) -> Plan {
     let connected = view.agent.as_ref().is_some_and(|agent| agent.connected && agent.report.runner_name.is_empty());
     if !connected || !matches!(view.access, Access::Usable { .. }) {
         return Plan::wait(timing.poll);
+    }
+    if view.memory.config_sent.is_some() {
+        // The cache is behind our own write of the id. Clearing the name now would remove a registration in use.
+        return Plan::wait(timing.poll);
+    }
+    if let Some(after) = view.memory.register_after.filter(|after| now < *after) {
+        return Plan::wait(until(after, now));
     }
     let Some(runner) = view.status().runner else { return Plan::act(Step::Register { attempt: 1 }) };
     if view.memory.name_cleared {
@@ -237,7 +250,7 @@ fn watching(view: &VmView, requested: Timestamp, now: Timestamp, timing: &Timing
         let Some((at, runner)) = view.memory.look.as_ref().filter(|(at, _)| now < later(*at, pause)) else {
             return Plan::act(Step::Look { id });
         };
-        if runner.is_none() && seen.is_none_or(|seen| later(seen, timing.scope_read) < now) {
+        if runner.is_none() && seen.is_none_or(|seen| seen < *at) {
             return Plan::act(Step::CheckScope);
         }
         return Plan::wait(until(later(*at, pause), now).min(timing.poll.max(pause / 4)));
