@@ -5,6 +5,9 @@
 
 use std::{future::Future, time::Duration};
 
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client};
+
 /// A call that did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum KubeError {
@@ -59,4 +62,10 @@ pub async fn call<T>(
         Ok(result) => result.map_err(|source| KubeError::Call { action, source }),
         Err(_) => Err(KubeError::Timeout { action, after: limit }),
     }
+}
+
+/// Whether the namespace is certainly going (or gone): no answer is not an answer.
+pub async fn namespace_goes(client: &Client, limit: Duration, namespace: &str) -> bool {
+    let found = call(limit, "reading a namespace", Api::<Namespace>::all(client.clone()).get_opt(namespace)).await;
+    found.is_ok_and(|found| found.is_none_or(|ns| ns.metadata.deletion_timestamp.is_some()))
 }

@@ -145,6 +145,13 @@ impl CredentialsError {
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::NotFound { .. })
     }
+
+    /// Whether the API server answered that there is nothing for us: no Secret, or no right to read it. A namespace that
+    /// goes loses its Secrets and its RoleBindings in any order, and neither can come back.
+    #[must_use]
+    pub fn is_withheld(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::Forbidden { .. })
+    }
 }
 
 /// Name of a Secret: namespace, name.

@@ -22,6 +22,7 @@ use crate::{
     compute::{DeleteTarget, Group, GroupAction},
     crd::{Phase, RunnerPool, RunnerVm, names},
     forge::{Deletion, ForgeErrorClass, Runner, credentials::CredentialsError},
+    kubernetes,
     vm::plan::later,
     wakes::{Key, Wakes},
 };
@@ -254,12 +255,17 @@ async fn runners(context: &Context, pool: &RunnerPool) -> Result<Vec<Runner>, Er
     let runners = match context.forges.runners(&namespace, &pool.spec.github).await {
         // The Secret is certainly gone, maybe with its namespace: the instances can still be looked after.
         Err(error) if error.is_missing() => return Ok(Vec::new()),
+        Err(error) if error.is_withheld() && goes(context, &namespace).await => return Ok(Vec::new()),
         other => other.map_err(Error::Credentials)?,
     };
     let prefix = names::vm_prefix(&pool.name_any(), &pool.uid().unwrap_or_default());
     let mut list = runners.list().await.map_err(Error::Forge)?;
     list.retain(|runner| runner.name.starts_with(&prefix));
     Ok(list)
+}
+
+async fn goes(context: &Context, namespace: &str) -> bool {
+    kubernetes::namespace_goes(&context.client, context.request_timeout, namespace).await
 }
 
 /// Instances with this pool's prefix in any of its groups.

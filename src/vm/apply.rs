@@ -2,11 +2,12 @@
 
 use std::{future::Future, time::Duration};
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     Context, Error,
@@ -225,7 +226,13 @@ impl<'a> Actor<'a> {
         if left_behind {
             let runner = self.vm.status.as_ref().and_then(|s| s.runner.as_ref()).map(|r| r.name.clone());
             let note = format!("runner {} is left to GitHub, which drops it within a day", runner.unwrap_or_default());
-            self.context.events.warn(&self.vm.object_ref(&()), "RegistrationLeftBehind", note).await;
+            warn!(vm = %self.key, note, "Registration is left behind");
+            self.context.events.warn(&self.vm.object_ref(&()), "RegistrationLeftBehind", &note).await;
+            if kubernetes::namespace_goes(&self.context.client, self.context.request_timeout, &self.key.namespace).await
+            {
+                // Nothing can be written into such a namespace any more, but about it.
+                self.context.events.warn(&namespace(&self.key.namespace), "RegistrationLeftBehind", note).await;
+            }
         }
         let reason = end_reason(self.vm);
         self.context.last_told(self.vm).await;
@@ -270,6 +277,15 @@ impl<'a> Actor<'a> {
 
     fn api(&self) -> Api<RunnerVm> {
         Api::namespaced(self.context.client.clone(), &self.key.namespace)
+    }
+}
+
+fn namespace(name: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Namespace".into()),
+        name: Some(name.into()),
+        ..ObjectReference::default()
     }
 }
 

@@ -1,8 +1,7 @@
 //! Gathers a VM's view: from the cache, the shared lists, the session table, this process's memory. Asks the cloud
 //! nothing by itself, and the forge nothing at all.
 
-use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 
 use super::{
     Context,
@@ -13,6 +12,7 @@ use crate::{
     compute::{Group, Instance},
     crd::RunnerVm,
     forge::credentials::CredentialsError,
+    kubernetes,
     wakes::Key,
 };
 
@@ -63,20 +63,15 @@ async fn access(context: &Context, vm: &RunnerVm, key: &Key) -> Access {
     }
     match context.forges.runners(&key.namespace, &vm.spec.github).await {
         Ok(runners) => Access::Usable { seen: runners.seen() },
-        Err(error) if error.is_missing() && namespace_goes(context, &key.namespace).await => Access::Lost,
+        Err(error) if error.is_withheld() && goes(context, &key.namespace).await => Access::Lost,
         Err(error) => Access::Blocked(describe(&error)),
     }
 }
 
-fn describe(error: &CredentialsError) -> String {
-    error.to_string()
+async fn goes(context: &Context, namespace: &str) -> bool {
+    kubernetes::namespace_goes(&context.client, context.request_timeout, namespace).await
 }
 
-/// Whether the namespace is certainly going (or gone): no answer is not an answer.
-async fn namespace_goes(context: &Context, namespace: &str) -> bool {
-    let api = Api::<Namespace>::all(context.client.clone());
-    match tokio::time::timeout(context.request_timeout, api.get_opt(namespace)).await {
-        Ok(Ok(found)) => found.is_none_or(|ns| ns.metadata.deletion_timestamp.is_some()),
-        Ok(Err(_)) | Err(_) => false,
-    }
+fn describe(error: &CredentialsError) -> String {
+    error.to_string()
 }
