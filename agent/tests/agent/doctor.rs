@@ -1,10 +1,14 @@
 //! What `miglet doctor` says about healthy and other machines.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::Router;
 use serde_json::Value;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinHandle,
+};
 
 use crate::world::{RUNNER, World};
 
@@ -14,6 +18,44 @@ async fn github() -> (String, JoinHandle<()>) {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let router = Router::new().fallback(|| async { "hello" });
     (url, tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }))
+}
+
+/// Speaks TLS under a certificate that only its PEM text vouches for.
+async fn private_forge() -> (String, String, JoinHandle<()>) {
+    let signed = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(signed.signing_key.serialize_der()).into();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![signed.cert.der().clone()], key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let serving = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that does not trust us breaks off.
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut request = [0; 1024];
+            if stream.read(&mut request).await.is_ok() {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.ok();
+            }
+        }
+    });
+    (url, signed.cert.pem(), serving)
+}
+
+#[tokio::test]
+async fn a_companys_own_authority_is_trusted_where_the_machine_trusts_it() {
+    let world = World::new(RUNNER).await;
+    let (url, ca, serving) = private_forge().await;
+    let (findings, _) = examined(&world, &["--github-url", &url]).await;
+    assert_eq!(findings["github"][0], "failure", "{:?}", findings["github"]);
+    let file = world.dir.path().join("ca.pem");
+    std::fs::write(&file, ca).unwrap();
+    let mut command = world.command("doctor");
+    let output = command.args(["--github-url", &url]).env("SSL_CERT_FILE", file).output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(&format!("ok    github     {url}/ answered 200 OK")), "{text}");
+    serving.abort();
 }
 
 /// Verdict, findings and advice by check, and the exit code.
