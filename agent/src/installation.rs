@@ -33,7 +33,7 @@ pub use libraries::{Linker, Missing};
 pub use source::{Sha256, architecture, redacted, sources};
 pub use version::Version;
 
-pub(crate) use cache::is_runner;
+use cache::is_runner;
 pub(crate) use download::free_space;
 
 /// .NET starts slowly on a cold disk.
@@ -127,19 +127,12 @@ impl Installation {
     }
 
     async fn find_or_fetch(&self, prune: bool) -> Result<Installed, InstallError> {
-        let image = || Installed { dir: self.runner_dir.clone(), origin: Origin::Image };
-        let Some(wanted) = &self.wanted else {
-            let nothing = || InstallError::Nothing(self.runner_dir.display().to_string());
-            return is_runner(&self.runner_dir).then(image).ok_or_else(nothing);
-        };
-        if self.baked_in().await.is_some_and(|version| wanted.accepts(version)) {
-            return Ok(image());
+        if let Some(installed) = self.present().await {
+            return Ok(installed);
         }
+        let nothing = || InstallError::Nothing(self.runner_dir.display().to_string());
+        let wanted = self.wanted.as_ref().ok_or_else(nothing)?;
         let cache = cache::Cache::new(&self.cache_dir);
-        let entry = cache.entry(wanted);
-        if is_runner(&entry) {
-            return Ok(Installed { dir: entry, origin: Origin::Cache });
-        }
         let _lock = cache.lock()?;
         let installed = fetch(&cache, wanted).await?;
         if prune {
@@ -148,8 +141,19 @@ impl Installation {
         Ok(installed)
     }
 
+    /// A runner that will do and need not be fetched.
+    pub async fn present(&self) -> Option<Installed> {
+        let image = || Installed { dir: self.runner_dir.clone(), origin: Origin::Image };
+        let Some(wanted) = &self.wanted else { return is_runner(&self.runner_dir).then(image) };
+        if self.baked_in().await.is_some_and(|version| wanted.accepts(version)) {
+            return Some(image());
+        }
+        let entry = cache::Cache::new(&self.cache_dir).entry(wanted);
+        is_runner(&entry).then_some(Installed { dir: entry, origin: Origin::Cache })
+    }
+
     /// The version of the image's runner, as it says itself.
-    pub async fn baked_in(&self) -> Option<Version> {
+    async fn baked_in(&self) -> Option<Version> {
         if !is_runner(&self.runner_dir) {
             return None;
         }

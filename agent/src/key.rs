@@ -61,6 +61,14 @@ impl AgentKey {
         Self::certify(pair)
     }
 
+    /// A key that is kept nowhere, for trying out.
+    ///
+    /// # Errors
+    /// When none can be made.
+    pub fn ephemeral() -> Result<Self, KeyError> {
+        Self::certify(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)
+    }
+
     fn certify(pair: KeyPair) -> Result<Self, KeyError> {
         let mut params = CertificateParams::new(Vec::<String>::new())?;
         params.distinguished_name.push(DnType::CommonName, "miglet-agent");

@@ -13,6 +13,7 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod doctor;
 pub mod driver;
 pub mod durable;
 pub mod error;

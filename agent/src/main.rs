@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use miglet_agent::{
     Ports,
     backoff::Backoff,
-    error, hook,
+    doctor, error, hook,
     installation::{InstallError, Installed, Linker, Origin},
     logging, preparation,
     settings::{self, Collected, Environment, Flags, Settings, SettingsError, reference},
@@ -56,6 +56,17 @@ enum Command {
         /// Print the reference page instead
         #[arg(long, hide = true)]
         reference: bool,
+    },
+    /// Find out what keeps this machine from running jobs, and what to do about it
+    Doctor {
+        #[command(flatten)]
+        flags: Flags,
+        /// Where the forge is, for an Enterprise Server
+        #[arg(long, default_value = "https://github.com", value_name = "URL")]
+        github_url: http::Uri,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Show what the agent on this machine knows
     Status {
@@ -106,6 +117,7 @@ async fn start(command: Command) -> Result<(), BoxError> {
         Command::Install { flags } => install(&flags).await,
         Command::Config { reference: true, .. } => Ok(write!(io::stdout(), "{}", reference::page())?),
         Command::Config { flags, json, .. } => show_config(&flags, json).await,
+        Command::Doctor { flags, github_url, json } => examine(&flags, &github_url, json).await,
         Command::Status { config, state_dir, json } => {
             let flags = Flags::of([("config", config), ("state-dir", state_dir)]);
             show_status(&flags, json).await
@@ -217,6 +229,21 @@ async fn show_config(flags: &Flags, json: bool) -> Result<(), BoxError> {
         writeln!(io::stderr(), "miglet: warning: {warning}")?;
     }
     Ok(collected.settings().map(drop)?)
+}
+
+async fn examine(flags: &Flags, github: &http::Uri, json: bool) -> Result<(), BoxError> {
+    let findings = doctor::examine(Collected::new(flags, &environment()), github).await;
+    if json {
+        writeln!(io::stdout(), "{}", serde_json::to_string(&findings)?)?;
+    } else {
+        for finding in &findings {
+            writeln!(io::stdout(), "{finding}")?;
+        }
+    }
+    match findings.iter().filter(|finding| finding.verdict == doctor::Verdict::Failure).count() {
+        0 => Ok(()),
+        count => Err(format!("{count} failure(s): this machine will not run jobs").into()),
+    }
 }
 
 async fn show_status(flags: &Flags, json: bool) -> Result<(), BoxError> {

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, StatusCode, header, response::Parts};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use secrecy::SecretString;
@@ -69,6 +69,18 @@ impl Metadata {
         }
     }
 
+    /// The server's Date header: the host's own clock, to be had before any TLS. `None` when it sends none.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn date(&self) -> Result<Option<String>, MetadataError> {
+        let path = "instance/id";
+        let answer = timeout(TIMEOUT, self.exchange(&Method::GET, path, String::new())).await;
+        let answer = answer.unwrap_or_else(|_| Err(format!("no answer in {} s", TIMEOUT.as_secs()).into()));
+        let (head, _) = answer.map_err(|error| self.error(Method::GET, path, error))?;
+        Ok(head.headers.get(header::DATE).and_then(|date| date.to_str().ok()).map(str::to_owned))
+    }
+
     /// Leaves a line for people who wonder why this VM never called in.
     ///
     /// # Errors
@@ -81,10 +93,11 @@ impl Metadata {
     async fn call(&self, method: Method, path: &str, body: String) -> Result<(StatusCode, String), MetadataError> {
         let answer = timeout(TIMEOUT, self.exchange(&method, path, body)).await;
         let answer = answer.unwrap_or_else(|_| Err(format!("no answer in {} s", TIMEOUT.as_secs()).into()));
-        answer.map_err(|error| self.error(method, path, error))
+        let (head, text) = answer.map_err(|error| self.error(method, path, error))?;
+        Ok((head.status, text))
     }
 
-    async fn exchange(&self, method: &Method, path: &str, body: String) -> Result<(StatusCode, String), BoxError> {
+    async fn exchange(&self, method: &Method, path: &str, body: String) -> Result<(Parts, String), BoxError> {
         let address = if self.host.contains(':') { self.host.clone() } else { format!("{}:80", self.host) };
         let stream = TcpStream::connect(address).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -96,10 +109,10 @@ impl Metadata {
             .header("metadata-flavor", "Google")
             .body(Full::new(Bytes::from(body)))?;
         let response = sender.send_request(request).await?;
-        let status = response.status();
-        let bytes = Limited::new(response.into_body(), BODY_LIMIT).collect().await?.to_bytes();
+        let (head, body) = response.into_parts();
+        let bytes = Limited::new(body, BODY_LIMIT).collect().await?.to_bytes();
         connection.abort();
-        Ok((status, String::from_utf8(bytes.to_vec())?))
+        Ok((head, String::from_utf8(bytes.to_vec())?))
     }
 
     fn error(&self, method: Method, path: &str, reason: impl fmt::Display) -> MetadataError {

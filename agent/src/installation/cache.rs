@@ -115,7 +115,7 @@ impl Cache {
 }
 
 /// Whether a runner could be started from here.
-pub(crate) fn is_runner(dir: &Path) -> bool {
+pub(super) fn is_runner(dir: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     dir.join("bin/Runner.Listener")
         .metadata()

@@ -1,6 +1,8 @@
 //! The real agent, shim and hook against an operator, a metadata server and a scripted runner.
 
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod install;
 #[cfg(test)]
 mod operator;

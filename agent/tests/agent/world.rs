@@ -11,7 +11,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::{Query, State},
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, StatusCode, header},
     routing::{get, put},
 };
 use miglet_agent::{paths::Paths, record, runner::Runner};
@@ -30,6 +30,8 @@ pub(crate) struct Metadata {
     pub(crate) attributes: Arc<Mutex<HashMap<String, String>>>,
     pub(crate) audiences: Arc<Mutex<Vec<String>>>,
     pub(crate) statuses: Arc<Mutex<Vec<String>>>,
+    /// What it takes the time for, instead of the time.
+    pub(crate) date: Arc<Mutex<Option<String>>>,
 }
 
 impl Metadata {
@@ -38,6 +40,7 @@ impl Metadata {
         let router = Router::new()
             .route(&format!("{base}/attributes/"), get(attributes))
             .route(&format!("{base}/service-accounts/default/identity"), get(identity))
+            .route(&format!("{base}/id"), get(id))
             .route(&format!("{base}/guest-attributes/miglet/status"), put(status))
             .with_state(self);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
@@ -59,6 +62,13 @@ async fn attributes(
         return Err(StatusCode::FORBIDDEN);
     }
     Ok(Json(m.attributes.lock().expect("lock").clone()))
+}
+
+/// The Date header is the real one unless a test sets another.
+async fn id(State(m): State<Metadata>) -> (HeaderMap, &'static str) {
+    let date = m.date.lock().expect("lock").clone();
+    let headers = date.map(|date| (header::DATE, date.parse().expect("header")));
+    (headers.into_iter().collect(), "7")
 }
 
 async fn identity(
