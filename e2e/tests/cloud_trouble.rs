@@ -165,7 +165,6 @@ async fn while_compute_refuses_fails_or_is_silent_nothing_is_deleted_and_afterwa
     let troubles = [
         ("403", answer(403, "forbidden")),
         ("403 for the rate", answer(403, "rateLimitExceeded")),
-        ("404", answer(404, "notFound")),
         ("429", answer(429, "rateLimitExceeded")),
         ("500", answer(500, "backendError")),
         ("a broken connection", Action::Break),
