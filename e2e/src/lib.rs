@@ -7,6 +7,7 @@
 //!   github          GitHub: App auth, registrations, JIT configs, runners, jobs
 //!   runner          a stand-in for actions/runner that runs a job's real steps
 //!   server, faults  what every simulated service listens with: request log, injected faults, kill triggers
+//!   measure         figures of the release build: `cargo measure`
 //!   playground      a world for people: `cargo playground`
 //!   world           all of it put together with the real operator and the real agents
 //! ```
@@ -15,6 +16,7 @@ pub mod compute;
 pub mod control_plane;
 pub mod faults;
 pub mod github;
+pub mod measure;
 pub mod playground;
 pub mod proxy;
 pub mod published;
