@@ -29,7 +29,9 @@ pub fn status(view: &VmView, plan: &Plan, now: Timestamp, timing: &Timing) -> Ru
     marks(&mut new, plan, now, view);
     machine(&mut new, view, now);
     if let Some(agent) = &view.agent {
-        report(&mut new, &agent.report, &agent.version);
+        // The result comes a moment before the runner's end, which is written anyway.
+        let over = agent.report.exit.is_some() || ending(view, plan);
+        report(&mut new, &agent.report, &agent.version, over);
     }
     new.phase = phase(view, &new, plan, now, timing);
     let found = findings(view, &new, plan, now);
@@ -77,7 +79,7 @@ fn machine(new: &mut RunnerVmStatus, view: &VmView, now: Timestamp) {
 }
 
 /// What the agent says.
-fn report(new: &mut RunnerVmStatus, report: &Report, version: &str) {
+fn report(new: &mut RunnerVmStatus, report: &Report, version: &str, over: bool) {
     if let Some(agent) = &mut new.agent {
         agent.version = version.to_owned();
         let state = report.state.max(AgentState::Ready);
@@ -85,8 +87,14 @@ fn report(new: &mut RunnerVmStatus, report: &Report, version: &str) {
         agent.state = if state == AgentState::Registering { AgentState::Ready } else { state }.as_str().to_owned();
     }
     if let Some(job) = &report.job {
-        new.job = Some(job_status(job));
+        let told = job_status(job);
+        new.job = Some(if over { told } else { JobStatus { completed_time: None, result: String::new(), ..told } });
     }
+}
+
+/// Nobody wants it any more, or that is being decided.
+fn ending(view: &VmView, plan: &Plan) -> bool {
+    matches!(plan.step, Step::End(_)) || view.deletion_requested().is_some()
 }
 
 fn job_status(job: &Job) -> JobStatus {
@@ -110,7 +118,7 @@ fn whole_seconds(time: Timestamp) -> KubeTime {
 }
 
 fn phase(view: &VmView, new: &RunnerVmStatus, plan: &Plan, now: Timestamp, timing: &Timing) -> Phase {
-    let ending = matches!(plan.step, Step::End(_)) || view.deletion_requested().is_some();
+    let ending = ending(view, plan);
     let exited = view.agent.as_ref().is_some_and(|agent| agent.report.exit.is_some());
     if ending {
         let registered = new.runner.as_ref().is_some_and(|runner| runner.id.is_some());
@@ -159,6 +167,8 @@ fn why_not_ready(view: &VmView, plan: &Plan) -> String {
     match (&view.access, &view.memory.forge_trouble) {
         (Access::Blocked(why), _) => why.clone(),
         (_, Some(trouble)) => trouble.clone(),
+        // Why it ends stays the reason while it does.
+        _ if view.deletion_requested().is_some() => draining(view, plan).message,
         _ => String::new(),
     }
 }
@@ -177,13 +187,21 @@ fn registered(view: &VmView, new: &RunnerVmStatus) -> Finding {
     match &new.runner {
         // GitHub takes a single-job registration away with its runner: that it did is not worth a write of its own.
         _ if exited => Finding::new(REGISTERED, false, "RunnerEnded", ""),
-        _ if view.memory.registration_gone => Finding::new(REGISTERED, false, "Removed", ""),
+        _ if view.memory.registration_gone && removal_is_told(&view.status()) => {
+            Finding::new(REGISTERED, false, "Removed", "")
+        }
         Some(runner) if runner.id.is_some() && (held || view.agent.is_none()) => {
             Finding::new(REGISTERED, true, "Registered", "")
         }
         Some(_) => Finding::new(REGISTERED, false, "Registering", ""),
         None => Finding::new(REGISTERED, false, "NoAgent", "the agent has not called in"),
     }
+}
+
+/// When its removal is all that is new, and the VM was terminating anyway, it is not worth a write.
+fn removal_is_told(old: &RunnerVmStatus) -> bool {
+    let told = find(&old.conditions, REGISTERED).is_some_and(|condition| condition.reason == "Removed");
+    told || old.phase != Phase::Terminating
 }
 
 fn connected(view: &VmView, new: &RunnerVmStatus, now: Timestamp) -> Finding {
@@ -239,4 +257,17 @@ fn heartbeat(new: &mut RunnerVmStatus, view: &VmView) {
         memory_percent: health.memory,
         disk_percent: health.disk,
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jobs_times_are_what_is_read_back() {
+        let time = Some(Timestamp::from_millisecond(1_763_700_000_123).unwrap());
+        let told = job_status(&Job { name: "build".into(), started: time, completed: time, ..Job::default() });
+        let stored = serde_json::from_value(serde_json::to_value(&told).unwrap()).unwrap();
+        assert_eq!(told, stored, "or each pass over a busy VM would write");
+    }
 }

@@ -119,6 +119,10 @@ impl VmView {
             // Asked for by the process before this one, as late as it could, or by nobody.
             Some(Creation::Refused { .. }) | None => later(requested.0.max(self.leading_since), timing.create_deadline),
         };
+        if self.agent.as_ref().is_some_and(|agent| agent.connected) {
+            // Whatever lists say (a group that answers 404, say): what speaks is there.
+            return false;
+        }
         match self.presence {
             Presence::Absent { first, last } => {
                 // A list from before the create call was settled cannot show what came after it.
@@ -132,7 +136,8 @@ impl VmView {
     /// Whether the entry of a machine that existed has had no machine in lists far enough apart (one may be stale).
     fn hollow(&self, timing: &Timing) -> bool {
         let (Some(since), Some(last)) = (self.memory.absent_since, self.memory.listed) else { return false };
-        self.status().instance.is_some() && last >= later(since, timing.absence)
+        let speaks = self.agent.as_ref().is_some_and(|agent| agent.connected);
+        !speaks && self.status().instance.is_some() && last >= later(since, timing.absence)
     }
 
     /// Why the machine will certainly not run anything any more, if so.
