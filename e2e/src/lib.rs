@@ -9,6 +9,7 @@
 //!   kstatus         what GitOps tools take a resource for
 //!   stranger        an agent of a test's own making, that need not be honest
 //!   server, faults  what every simulated service listens with: request log, injected faults, kill triggers
+//!   measure         figures of the release build: `cargo measure`
 //!   playground      a world for people: `cargo playground`
 //!   world           all of it put together with the real operator and the real agents
 //! ```
@@ -18,6 +19,7 @@ pub mod control_plane;
 pub mod faults;
 pub mod github;
 pub mod kstatus;
+pub mod measure;
 pub mod playground;
 pub mod proxy;
 pub mod published;

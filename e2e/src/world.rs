@@ -11,6 +11,7 @@
 
 mod expect;
 mod gateway_keys;
+pub(crate) mod gateway_keys;
 mod history;
 mod operator;
 mod rights;

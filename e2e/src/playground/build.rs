@@ -1,6 +1,6 @@
 //! Builds what `cargo run` of this binary alone does not.
 
-use std::{env, ffi::OsStr, process::Stdio};
+use std::{env, ffi::OsStr, path::PathBuf, process::Stdio};
 
 use crate::world::Trouble;
 
@@ -17,20 +17,25 @@ pub async fn build_binaries() -> Result<(), Trouble> {
     build(&cargo, &[&packages[..], &binaries[..]].concat()).await
 }
 
-/// Has the agent built alone, for release: the other packages' features would make it larger than it is on a VM.
+/// Has the agent built as it is released, and says where it is: alone, because other packages' features would make it
+/// larger, and with its own profile.
 ///
 /// # Errors
-/// When it cannot be built.
-pub async fn build_agent() -> Result<(), Trouble> {
-    let Some(cargo) = env::var_os("CARGO") else { return Ok(()) };
-    build(&cargo, &["--package", "miglet-agent", "--bin", "miglet"]).await
+/// When it cannot be built, or, started by hand, is not there.
+pub async fn build_agent() -> Result<PathBuf, Trouble> {
+    if let Some(cargo) = env::var_os("CARGO") {
+        build(&cargo, &["--package", "miglet-agent", "--bin", "miglet", "--profile", "agent"]).await?;
+    }
+    let own = env::current_exe()?;
+    let binary = own.ancestors().nth(2).map(|target| target.join("agent/miglet")).filter(|path| path.is_file());
+    binary.ok_or_else(|| "the agent is not built: run `cargo build --profile agent -p miglet-agent`".into())
 }
 
 async fn build(cargo: &OsStr, arguments: &[&str]) -> Result<(), Trouble> {
     let mut command = tokio::process::Command::new(cargo);
     command.args(["build", "--quiet", "--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml")]);
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    if !cfg!(debug_assertions) {
+    if !cfg!(debug_assertions) && !arguments.contains(&"--profile") {
         command.arg("--release");
     }
     let status = command.status().await.map_err(|error| format!("run {}: {error}", cargo.display()))?;

@@ -9,14 +9,14 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 /// Where the gateway's files are, and the CA the agents trust.
 #[derive(Clone, Debug)]
-pub(super) struct Keys {
-    pub(super) certificate: PathBuf,
-    pub(super) key: PathBuf,
-    pub(super) ca: String,
+pub(crate) struct Keys {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) ca: String,
 }
 
 /// Makes them in `folder`.
-pub(super) fn make(folder: &Path) -> io::Result<Keys> {
+pub(crate) fn make(folder: &Path) -> io::Result<Keys> {
     let failed = |error: rcgen::Error| io::Error::other(error.to_string());
     let authority_key = KeyPair::generate().map_err(failed)?;
     let mut authority = CertificateParams::new(Vec::new()).map_err(failed)?;
