@@ -10,7 +10,6 @@
 //! of its own, and its operator watches its namespace only. Intervals are short; the binaries are the product's.
 
 mod expect;
-mod gateway_keys;
 pub(crate) mod gateway_keys;
 mod history;
 mod operator;
