@@ -9,6 +9,7 @@ use std::{
 use async_trait::async_trait;
 use miglet_agent::{
     AgentError, Ended, Ports,
+    clock::unix_ms,
     machine::Process,
     runner::{Exit, ExitKind, Job, JobResult, Phase, Runner},
     settings::{self, Flags},
@@ -96,15 +97,15 @@ async fn agent(vm: Boot, directory: PathBuf, jobs: Arc<Semaphore>, stop: Cancell
 }
 
 async fn run(vm: &Boot, directory: &Path, jobs: Arc<Semaphore>, stop: CancellationToken) -> Result<Ended, String> {
-    let at = |name: &str| Some(directory.join(name).display().to_string());
-    let flags = Flags {
-        state_dir: at("s"),
-        data_dir: at("d"),
-        runner_dir: at("r"),
-        metadata_host: Some(vm.metadata_host.to_string()),
-        ..Flags::default()
-    };
-    let settings = settings::load(&flags, |_| None).await.map_err(|error| error.to_string())?;
+    let at = |name: &str| directory.join(name).display().to_string();
+    let environment = [
+        ("MIGLET_STATE_DIR", at("s")),
+        ("MIGLET_DATA_DIR", at("d")),
+        ("MIGLET_RUNNER_DIR", at("r")),
+        ("GCE_METADATA_HOST", vm.metadata_host.to_string()),
+    ];
+    let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let settings = settings::load(&Flags::default(), &environment).await.map_err(|error| error.to_string())?;
     let supervisor = Arc::new(Scripted { state: watch::Sender::new(None), jobs });
     let ports = Ports { supervisor, machine: Arc::new(Process) };
     let ended: Result<Ended, AgentError> = Box::pin(miglet_agent::run(settings, ports, stop)).await;
@@ -174,8 +175,4 @@ async fn work(state: watch::Sender<Option<Runner>>, jobs: Arc<Semaphore>) {
         runner.phase = Phase::Exited;
         runner.exit = Some(Exit { code: 0, kind: ExitKind::JobDone, detail: String::new() });
     });
-}
-
-fn unix_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
 }
