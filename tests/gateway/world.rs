@@ -51,6 +51,11 @@ pub(crate) struct World {
     tasks: Vec<JoinHandle<()>>,
 }
 
+fn told(flag: &Arc<AtomicBool>) -> Arc<dyn Fn() -> bool + Send + Sync> {
+    let flag = Arc::clone(flag);
+    Arc::new(move || flag.load(Ordering::SeqCst))
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         self.shutdown.cancel();
@@ -184,10 +189,7 @@ impl World {
             listing: Arc::clone(&cloud) as Arc<dyn GroupListing>,
             client: kube.client(),
             clock: Arc::new(SystemClock),
-            may_act: Arc::new({
-                let may_act = Arc::clone(&may_act);
-                move || may_act.load(Ordering::SeqCst)
-            }),
+            may_act: told(&may_act),
         };
         let gateway = Gateway::new(config, sessions.clone(), backends).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
