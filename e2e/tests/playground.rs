@@ -1,6 +1,11 @@
 //! The playground as people run it: its process, its output, its exit code, and what it leaves behind.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "support code of tests fails the test it serves")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "support code of tests fails the test it serves"
+)]
 
 use std::{
     collections::HashSet,
