@@ -167,3 +167,6 @@ fn renew(view: &PoolView) -> Plan {
     let delete = oldest.cloned().map(|vm| Removal { vm, reason: "Outdated" }).into_iter().collect();
     Plan { delete, ..Plan::default() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -119,8 +119,7 @@ impl VmView {
             // Asked for by the process before this one, as late as it could, or by nobody.
             Some(Creation::Refused { .. }) | None => later(requested.0.max(self.leading_since), timing.create_deadline),
         };
-        if self.agent.as_ref().is_some_and(|agent| agent.connected) {
-            // Whatever lists say (a group that answers 404, say): what speaks is there.
+        if self.speaks() {
             return false;
         }
         match self.presence {
@@ -133,11 +132,16 @@ impl VmView {
         }
     }
 
+    /// Whether its agent's word outweighs lists without it (a group that answers 404 for a while): what speaks is there.
+    /// Not once it is to go: a connection held open from elsewhere must not hold the object.
+    fn speaks(&self) -> bool {
+        self.deletion_requested().is_none() && self.agent.as_ref().is_some_and(|agent| agent.connected)
+    }
+
     /// Whether the entry of a machine that existed has had no machine in lists far enough apart (one may be stale).
     fn hollow(&self, timing: &Timing) -> bool {
         let (Some(since), Some(last)) = (self.memory.absent_since, self.memory.listed) else { return false };
-        let speaks = self.agent.as_ref().is_some_and(|agent| agent.connected);
-        !speaks && self.status().instance.is_some() && last >= later(since, timing.absence)
+        !self.speaks() && self.status().instance.is_some() && last >= later(since, timing.absence)
     }
 
     /// Why the machine will certainly not run anything any more, if so.

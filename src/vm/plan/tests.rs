@@ -159,6 +159,10 @@ impl Build for VmView {
 
     fn absent(mut self, first: i64, last: i64) -> Self {
         self.presence = Presence::Absent { first: at(first), last: at(last) };
+        // What is not there has no connection.
+        if let Some(agent) = &mut self.agent {
+            agent.connected = false;
+        }
         self.memory(|m| {
             m.listed = Some(at(last));
             m.absent_since = Some(at(first));
@@ -226,3 +230,4 @@ fn error(class: ErrorClass) -> ComputeError {
 
 mod drain;
 mod life;
+mod model;

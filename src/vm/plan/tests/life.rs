@@ -78,12 +78,11 @@ fn a_vm_that_never_calls_in_is_asked_for_its_last_words_and_ended_with_them() {
 
 #[test]
 fn github_in_trouble_is_not_blamed_on_the_vm() {
-    let waiting = view().bound(AgentState::Ready).heard(700);
-    assert_eq!(
-        reason(&waiting.clone().memory(|m| m.last_words = Some(String::new())), 700),
-        Some("RegistrationTimeout")
-    );
-    assert_eq!(reason(&waiting.memory(|m| m.forge_trouble = Some("500".into())), 700), None);
+    let waiting = view().bound(AgentState::Ready).heard(700).memory(|m| m.last_words = Some(String::new()));
+    assert_eq!(reason(&waiting, 700), None, "it is GitHub's turn, or ours");
+    let given = waiting.memory(|m| m.config_sent = Some(at(90)));
+    assert_eq!(reason(&given, 689), None);
+    assert_eq!(reason(&given, 690), Some("RegistrationTimeout"));
 }
 
 #[test]
@@ -168,10 +167,10 @@ fn the_longer_an_agent_is_silent_the_rarer_github_is_asked() {
 
 #[test]
 fn a_ghost_is_replaced_when_it_said_idle_long_enough_and_the_scope_is_visible() {
-    let ghost = view().registered(AgentState::Idle).idle_since(20).memory(|m| m.looked(at(115), None)).seen(110);
+    let ghost = view().registered(AgentState::Idle).idle_since(20).memory(|m| m.looked(at(115), None)).seen(116);
     assert_eq!(reason(&ghost.clone().heard(119), 121), None);
     assert_eq!(reason(&ghost.clone().heard(120), 121), Some("RegistrationGone"));
-    assert_eq!(reason(&ghost.clone().heard(120).seen(50), 121), None, "the scope was seen too long ago");
+    assert_eq!(reason(&ghost.clone().heard(120).seen(114), 121), None, "the scope was last seen before the 404");
     let mut blind = ghost.heard(120);
     blind.access = Access::Usable { seen: None };
     assert_eq!(reason(&blind, 121), None, "the scope is not visible");
@@ -191,4 +190,12 @@ fn another_boot_another_instance_and_a_stopped_one_are_dead() {
     assert_eq!(reason(&down, 21), Some("InstanceDown"));
     assert_eq!(reason(&idle().absent(30, 89), 90), None);
     assert_eq!(reason(&idle().absent(30, 90), 90), Some("InstanceGone"));
+}
+
+#[test]
+fn a_group_that_answers_404_for_a_while_ends_no_vm_whose_agent_speaks() {
+    let mut speaks = view().registered(AgentState::Idle).absent(30, 90);
+    assert_eq!(reason(&speaks, 90), Some("InstanceGone"));
+    speaks.agent.as_mut().expect("known").connected = true;
+    assert_eq!(reason(&speaks, 90), None);
 }
