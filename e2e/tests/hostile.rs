@@ -88,11 +88,12 @@ async fn bad_bytes(world: &World, stranger: &Stranger) -> Result {
 
 /// Connections that say nothing, from an address of the attacker's own.
 async fn silent_connections(world: &World) -> Result<Vec<tokio::net::TcpStream>> {
+    let gateway = world.operators.first().ok_or("no operator")?.gateway();
     let mut held = Vec::new();
     for _ in 0..SILENT {
         let socket = TcpSocket::new_v4()?;
         socket.bind(([127, 0, 0, 2], 0).into())?;
-        held.push(socket.connect(world.gateway()).await?);
+        held.push(socket.connect(gateway).await?);
     }
     Ok(held)
 }

@@ -88,9 +88,9 @@ fn the_generated_files_are_what_the_types_say() {
     }
 }
 
-/// `count` characters of the largest kind.
-fn wide(count: usize) -> String {
-    "\u{1F980}".repeat(count)
+/// As much as is kept of a text of the largest characters, cut as every text from outside is.
+fn wide(limit: usize) -> String {
+    conditions::cut(&"\u{1F980}".repeat(limit), limit)
 }
 
 fn spec() -> Value {

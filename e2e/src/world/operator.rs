@@ -89,6 +89,7 @@ pub struct Operator {
     process: Process,
     pod: String,
     pod_ip: IpAddr,
+    agents: SocketAddr,
     health: SocketAddr,
     metrics: SocketAddr,
     log: PathBuf,
@@ -126,7 +127,7 @@ impl Operator {
             );
         let log = settings.logs.join(format!("operator-{number}-{}.log", health.port()));
         let process = Process::spawn(&command, &log, None)?;
-        Ok(Self { process, pod, pod_ip, health, metrics, log })
+        Ok(Self { process, pod, pod_ip, agents, health, metrics, log })
     }
 
     /// Its process id.
@@ -180,6 +181,12 @@ impl Operator {
     /// When the system does not say.
     pub fn exit_status(&mut self) -> io::Result<Option<std::process::ExitStatus>> {
         self.process.exit_status()
+    }
+
+    /// Address of its own gateway, past the Service: what it sees of a caller there is the caller's own address.
+    #[must_use]
+    pub fn gateway(&self) -> SocketAddr {
+        self.agents
     }
 
     /// Address of `/readyz`.
