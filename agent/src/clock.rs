@@ -1,4 +1,4 @@
-//! The only place that reads the wall clock; decisions take the time as data.
+//! The only place that reads the clocks of the machine; decisions take the time as data.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,4 +8,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub fn unix_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Milliseconds since the machine's boot, time asleep included: the one clock that nobody sets.
+#[must_use]
+pub fn boot_ms() -> u64 {
+    let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let ms = since.tv_sec * 1000 + since.tv_nsec / 1_000_000;
+    u64::try_from(ms).unwrap_or_default()
 }

@@ -1,6 +1,6 @@
 //! The one task that owns the state: takes inputs, asks the plan, carries out its effects.
 
-use std::{collections::VecDeque, io, sync::Arc};
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
 use miglet_proto::v1;
 use tokio::{
@@ -11,8 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     durable,
+    events::{Moment, Told},
     key::{AgentKey, KeyError},
     machine::{Machine, MachineError},
+    outbox::Outbox,
     paths::{Paths, make_dir},
     plan::{Answer, Effect, Input, State, plan},
     session::Session,
@@ -22,6 +24,11 @@ use crate::{
     tls::{Dialer, TlsError},
     wire,
 };
+
+/// A write takes a millisecond. What is told before its event is on the disk may be told twice as long, not more.
+const RECORD_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a machine waits to go off until what it told was dealt with.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the agent acts on.
 #[derive(Clone)]
@@ -93,6 +100,8 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
     let statuses = watch::Sender::new(Status::of(&state, &settings.sources));
     let serving = status::serve(&settings.paths.agent_socket(), statuses.subscribe())
         .map_err(failed(&settings.paths.agent_socket()))?;
+    let spool = (settings.paths.event_spool(), settings.boot_id.clone(), settings.spool_bytes);
+    let (outbox, told, recording) = Outbox::open(spool.0, spool.1, spool.2).await;
     let (inputs_in, inputs) = mpsc::channel(64);
     let (answers, answers_out) = mpsc::channel(64);
     let reports = watch::Sender::new(wire::report(&state));
@@ -101,12 +110,14 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
         dialer: Dialer::new(&settings, &key)?,
         reports: reports.subscribe(),
         answers: answers_out,
+        outbox: outbox.clone(),
         inputs: inputs_in,
         settings: settings.clone(),
     };
-    let tasks = Tasks { serving, session: tokio::spawn(session.run()) };
+    let tasks = Tasks { serving, recording, session: tokio::spawn(session.run()) };
     let Settings { paths, sources, .. } = settings;
-    let driver = Driver { paths, sources, ports, state, reports, statuses, answers: Some(answers), tasks };
+    let driver =
+        Driver { paths, sources, ports, state, told, outbox, reports, statuses, answers: Some(answers), tasks };
     driver.drive(inputs, shutdown).await
 }
 
@@ -119,13 +130,15 @@ fn registered(paths: &Paths) -> io::Result<Option<Registration>> {
 /// Ends with the driver.
 struct Tasks {
     serving: JoinHandle<()>,
+    recording: JoinHandle<()>,
     session: JoinHandle<()>,
 }
 
 impl Drop for Tasks {
     fn drop(&mut self) {
-        self.serving.abort();
-        self.session.abort();
+        for task in [&self.serving, &self.recording, &self.session] {
+            task.abort();
+        }
     }
 }
 
@@ -134,6 +147,8 @@ struct Driver {
     sources: Vec<Sourced>,
     ports: Ports,
     state: State,
+    told: Told,
+    outbox: Outbox,
     reports: watch::Sender<v1::Report>,
     statuses: watch::Sender<Status>,
     /// Gone once goodbye was said.
@@ -145,6 +160,9 @@ impl Driver {
     async fn drive(mut self, mut inputs: mpsc::Receiver<Input>, stop: CancellationToken) -> Result<Ended, AgentError> {
         let mut snapshots = self.ports.supervisor.snapshots();
         snapshots.mark_changed();
+        // What an earlier agent did not get to tell.
+        self.tell(State::default()).await;
+        self.publish();
         loop {
             let input = tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Detached),
@@ -163,8 +181,10 @@ impl Driver {
         let mut queue = VecDeque::from([input]);
         let mut power_off = false;
         while let Some(input) = queue.pop_front() {
+            let before = self.state.clone();
             let (state, effects) = plan(std::mem::take(&mut self.state), input);
             self.state = state;
+            self.tell(before).await;
             self.publish();
             for effect in effects {
                 match effect {
@@ -176,6 +196,23 @@ impl Driver {
             }
         }
         power_off
+    }
+
+    /// Tells the events that follow from the state's change, and has them written before anything else follows from it.
+    async fn tell(&mut self, mut before: State) {
+        loop {
+            self.state.spool_error = self.outbox.trouble();
+            let events = self.told.due(&before, &self.state, Moment::now());
+            if events.is_empty() {
+                return;
+            }
+            for event in events {
+                tracing::info!(kind = event.kind().as_str_name(), sequence = event.sequence, "event");
+                self.outbox.put(event);
+            }
+            self.outbox.until_recorded(self.told.last(), RECORD_PATIENCE).await;
+            before = self.state.clone();
+        }
     }
 
     fn publish(&self) {
@@ -209,11 +246,12 @@ impl Driver {
         }
     }
 
-    /// What was answered and reported reaches the operator first, within its bound.
+    /// What was told, answered and reported reaches the operator first, within its bounds.
     async fn power_off(mut self) -> Result<Ended, AgentError> {
-        tracing::info!("powering off");
+        let flushed = self.outbox.until_acked(self.told.last(), FLUSH_PATIENCE).await;
+        tracing::info!(flushed, "powering off");
         self.answers = None;
-        let goodbye = tokio::time::timeout(std::time::Duration::from_secs(3), &mut self.tasks.session);
+        let goodbye = tokio::time::timeout(Duration::from_secs(3), &mut self.tasks.session);
         goodbye.await.ok();
         self.ports.supervisor.kill().await;
         self.ports.machine.power_off().await?;

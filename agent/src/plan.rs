@@ -39,7 +39,11 @@ pub struct State {
     pub shutdown: bool,
     /// The last error, for people.
     pub error: String,
-    answers: VecDeque<Answer>,
+    /// The machine goes off.
+    pub off: bool,
+    /// Why events are not, or not all, on the disk; empty while they are.
+    pub spool_error: String,
+    pub(crate) answers: VecDeque<Answer>,
 }
 
 /// What happened.
@@ -147,6 +151,13 @@ impl State {
         }
     }
 
+    /// What is wrong now, for people.
+    #[must_use]
+    pub fn trouble(&self) -> String {
+        let troubles = [&self.error, &self.spool_error];
+        troubles.into_iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>().join("; ")
+    }
+
     /// Whether a runner runs, or is about to.
     fn has_live_runner(&self) -> bool {
         self.registration.is_some() && self.runner.as_ref().is_none_or(|runner| runner.exit.is_none())
@@ -175,6 +186,7 @@ pub fn plan(mut state: State, input: Input) -> (State, Vec<Effect>) {
         Input::Runner(runner) => take(&mut state, *runner),
     }
     if state.shutdown && !state.has_live_runner() {
+        state.off = true;
         effects.push(Effect::PowerOff);
     }
     (state, effects)

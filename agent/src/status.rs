@@ -52,7 +52,7 @@ impl Status {
             connected: state.connected,
             vm_name: state.vm_name.clone(),
             runner: state.runner.clone(),
-            error: state.error.clone(),
+            error: state.trouble(),
             settings: settings.to_vec(),
         }
     }

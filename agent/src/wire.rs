@@ -19,11 +19,11 @@ pub fn report(state: &State) -> v1::Report {
         job: runner.and_then(|runner| runner.job.as_ref()).map(job),
         exit: runner.and_then(exit),
         health: None,
-        error: state.error.clone(),
+        error: state.trouble(),
     }
 }
 
-fn job(job: &Job) -> v1::Job {
+pub(crate) fn job(job: &Job) -> v1::Job {
     v1::Job {
         name: job.name.clone(),
         repository: job.identity.repository.clone(),
@@ -48,7 +48,7 @@ fn result(result: JobResult) -> v1::JobResult {
     }
 }
 
-fn exit(runner: &Runner) -> Option<v1::RunnerExit> {
+pub(crate) fn exit(runner: &Runner) -> Option<v1::RunnerExit> {
     let exit = runner.exit.as_ref()?;
     let kind = match exit.kind {
         ExitKind::JobDone => v1::RunnerExitKind::JobDone,

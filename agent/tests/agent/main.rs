@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod install;
 #[cfg(test)]
 mod operator;
