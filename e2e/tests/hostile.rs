@@ -50,7 +50,7 @@ fn nonsense(round: usize) -> Report {
 async fn flood(world: &World, stranger: &Stranger, vm: &str) -> Result<Code> {
     let mut voice = world.meet(stranger, &world.token(vm, stranger)?).await?;
     for round in 0..5000 {
-        let event = Event { sequence: round as u64, kind: (round % 9) as i32, ..Event::default() };
+        let event = Event { sequence: round as u64 + 1, kind: (round % 9) as i32, ..Event::default() };
         if !voice.report(nonsense(round)).await || !voice.say(Message::Event(event)).await {
             break;
         }
