@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     durable,
+    error::in_full,
     key::{AgentKey, KeyError},
-    machine::{ALIVE_PERIOD, Machine, MachineError},
+    machine::{ALIVE_PERIOD, Jobs, Machine, MachineError},
     paths::{Paths, make_dir},
     plan::{Answer, Effect, Input, State, plan},
     session::Session,
@@ -36,8 +37,9 @@ impl Ports {
     /// The real ones.
     #[must_use]
     pub fn real(settings: &Settings) -> Self {
-        let supervisor = Arc::new(Shim::new(settings.paths.clone(), settings.program.clone()));
-        Self { supervisor, machine: settings.machine.machine().into() }
+        let machine: Arc<dyn Machine> = settings.machine.machine().into();
+        let supervisor = Shim::new(settings, machine.clone());
+        Self { supervisor: Arc::new(supervisor), machine }
     }
 }
 
@@ -105,8 +107,8 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
         settings: settings.clone(),
     };
     let tasks = Tasks { serving, session: tokio::spawn(session.run()) };
-    let Settings { paths, sources, .. } = settings;
-    let driver = Driver { paths, sources, ports, state, reports, statuses, answers: Some(answers), tasks };
+    let Settings { paths, sources, jobs, .. } = settings;
+    let driver = Driver { paths, sources, jobs, ports, state, reports, statuses, answers: Some(answers), tasks };
     driver.drive(inputs, shutdown).await
 }
 
@@ -132,6 +134,7 @@ impl Drop for Tasks {
 struct Driver {
     paths: Paths,
     sources: Vec<Sourced>,
+    jobs: Jobs,
     ports: Ports,
     state: State,
     reports: watch::Sender<v1::Report>,
@@ -207,6 +210,10 @@ impl Driver {
         let marker = serde_json::to_vec(&launch.registration).unwrap_or_default();
         if let Err(error) = durable::create(&self.paths.registration(), &marker) {
             return Input::LaunchFailed { command_id, error: format!("could not note the registration: {error}") };
+        }
+        // What may be asked for has changed since the agent's start, and so may the rules.
+        if let Err(error) = self.ports.machine.confine(&self.jobs).await {
+            return Input::LaunchFailed { command_id, error: in_full(&error) };
         }
         match self.ports.supervisor.start(launch).await {
             Ok(()) => Input::Launched { command_id },

@@ -80,6 +80,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make the user that jobs run as, unless it is there
+    #[command(hide = true)]
+    CreateUser {
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Become the runner's listener (started by the supervisor)
+    #[command(hide = true)]
+    Listener(shim::ListenerArgs),
     /// Supervise one runner (started by the agent)
     #[command(hide = true)]
     Shim(shim::ShimArgs),
@@ -96,6 +105,11 @@ type BoxError = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Listener(args) = &cli.command {
+        let error = shim::become_listener(args);
+        report(&error);
+        return ExitCode::FAILURE;
+    }
     let is_hook = matches!(cli.command, Command::Hook { .. });
     match start(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -126,6 +140,15 @@ async fn start(command: Command) -> Result<(), BoxError> {
             let _level = logging::start(LevelFilter::INFO);
             Ok(shim::run(args).await?)
         }
+        Command::CreateUser { flags } => {
+            let _level = logging::start(LevelFilter::INFO);
+            match Collected::new(&flags, &environment()).jobs()? {
+                Some(jobs) => Ok(machine::Systemd::default().create_user(&jobs).await?),
+                None => Ok(()),
+            }
+        }
+        // Handled before there was a thread too many.
+        Command::Listener(_) => Ok(()),
         Command::Hook { event, socket } => {
             let message = hook::Message::from_environment(event, |name| std::env::var(name).ok());
             hook::send(&socket, &message).await;
@@ -154,7 +177,10 @@ async fn run(flags: &Flags) -> Result<(), BoxError> {
     }
     let ports = Ports::real(&settings);
     ports.machine.ready();
-    let prepared = machine::alive_during(ports.machine.as_ref(), Box::pin(preparation::runner_dir(&settings)));
+    let prepared = machine::alive_during(
+        ports.machine.as_ref(),
+        Box::pin(preparation::runner_dir(&settings, ports.machine.as_ref())),
+    );
     let Some(runner) = stop.run_until_cancelled(prepared).await else { return Ok(()) };
     settings.paths.runner = runner;
     let ports = Ports::real(&settings);

@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     Order,
+    confinement::Confinement,
     leftovers::{kill_all, reap},
     listener,
     progress::Progress,
@@ -75,6 +76,7 @@ impl Shared {
 pub(super) struct Supervision {
     paths: Paths,
     shared: Shared,
+    confinement: Confinement,
     publish: watch::Sender<Runner>,
     orders: mpsc::Receiver<Order>,
     children: unix::Signal,
@@ -87,12 +89,23 @@ impl Supervision {
     pub(super) fn new(
         paths: Paths,
         shared: Shared,
+        confinement: Confinement,
         publish: watch::Sender<Runner>,
         orders: mpsc::Receiver<Order>,
     ) -> std::io::Result<Self> {
         let children = unix::signal(SignalKind::child())?;
         let terminate = unix::signal(SignalKind::terminate())?;
-        Ok(Self { paths, shared, publish, orders, children, terminate, listener: None, interrupted: false })
+        Ok(Self {
+            paths,
+            shared,
+            confinement,
+            publish,
+            orders,
+            children,
+            terminate,
+            listener: None,
+            interrupted: false,
+        })
     }
 
     /// Runs the listener until there is nothing more to run, and writes down how it ended.
@@ -101,7 +114,7 @@ impl Supervision {
             Some(jit) => self.supervise(&jit).await,
             None => failure("the registration never arrived: the agent ended while it handed it over"),
         };
-        kill_all().await;
+        kill_all(self.confinement.cgroup.as_ref()).await;
         self.shared.edit(|runner| {
             runner.phase = Phase::Exited;
             runner.exit = Some(end);
@@ -132,7 +145,7 @@ impl Supervision {
 
     /// One life of the listener; its exit code.
     async fn run_once(&mut self, jit: &SecretString) -> std::io::Result<i32> {
-        let mut child = listener::start(&self.paths, jit)?;
+        let mut child = listener::start(&self.paths, &self.confinement, jit)?;
         let readers = listener::read(&mut child, &self.shared)?;
         let pid = child.id().cast_signed();
         self.listener = Process::of(pid);
@@ -143,7 +156,7 @@ impl Supervision {
         self.listener = None;
         // An update script outlives the listener on purpose; nothing else may.
         if !matches!(code, 3 | 4) {
-            kill_all().await;
+            kill_all(self.confinement.cgroup.as_ref()).await;
         }
         read_out(readers).await;
         self.tell();

@@ -5,7 +5,11 @@ mod doctor;
 #[cfg(test)]
 mod install;
 #[cfg(test)]
+mod listener;
+#[cfg(test)]
 mod operator;
+#[cfg(test)]
+mod packaging;
 #[cfg(test)]
 mod world;
 
