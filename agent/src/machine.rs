@@ -2,7 +2,6 @@
 //! is a process and can touch nothing but itself.
 
 use std::{
-    ffi::OsStr,
     io,
     path::{Path, PathBuf},
     process::Stdio,
@@ -18,13 +17,15 @@ use tokio::{
 
 use crate::{
     firewall::{MetadataAccess, ruleset},
-    notify::{self, Notice},
+    notify,
     user::{Account, UserError},
 };
 
 /// What the shim runs in on a machine run by systemd: limits of its own, and none of the agent's hardening.
 const RUNNER_UNIT: &str = "miglet-runner.service";
-/// No program that is asked here takes a tenth of it.
+/// The timer that ends a machine nobody ended.
+const LAST_RESORT: &str = "miglet-last-resort";
+/// The service manager answers at once, except while it is being overwhelmed.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the agent can do to its machine. A machine that cannot do something refuses.
@@ -32,6 +33,10 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub trait Machine: Send + Sync {
     /// Turns it off. The agent ends after this.
     async fn power_off(&self) -> Result<(), MachineError>;
+
+    /// Has it turned off at this age, counted from its boot, by something that does not depend on this agent. Asked
+    /// again, the first answer holds.
+    async fn limit_lifetime(&self, age: Duration) -> Result<(), MachineError>;
 
     /// Makes sure that jobs get no more than they should. Asked before the operator is called, and again right before
     /// a runner is started.
@@ -152,6 +157,11 @@ impl Machine for Process {
         Ok(())
     }
 
+    /// A process that must not outlive its world is ended by who started it.
+    async fn limit_lifetime(&self, _: Duration) -> Result<(), MachineError> {
+        Ok(())
+    }
+
     async fn start_shim(&self, program: &Path, state: &Path) -> Result<(), MachineError> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(state.join("shim.log"));
         let mut command = Command::new(program);
@@ -168,16 +178,14 @@ impl Machine for Process {
 /// A machine run by systemd.
 #[derive(Debug)]
 pub struct Systemd {
-    systemctl: PathBuf,
-    nft: PathBuf,
-    useradd: PathBuf,
+    /// Where its programs are; empty: in the search path.
+    bin: PathBuf,
     etc: PathBuf,
 }
 
 impl Default for Systemd {
     fn default() -> Self {
-        let [systemctl, nft, useradd] = ["systemctl", "nft", "useradd"].map(PathBuf::from);
-        Self { systemctl, nft, useradd, etc: PathBuf::from("/etc") }
+        Self { bin: PathBuf::new(), etc: PathBuf::from("/etc") }
     }
 }
 
@@ -191,17 +199,62 @@ impl Systemd {
         match Account::find(&self.etc, &jobs.user, jobs.allow_root) {
             Err(UserError::Missing(name)) => {
                 let arguments = ["--create-home", "--user-group", "--shell", "/bin/bash", "--", &name];
-                run("make the jobs' user", &self.useradd, &arguments, "").await
+                self.run("make the jobs' user", "useradd", &arguments, "").await
             }
             found => Ok(found.map(drop)?),
         }
+    }
+
+    /// Runs a program to its end, within a bound.
+    async fn run(
+        &self,
+        action: &'static str,
+        program: &str,
+        arguments: &[&str],
+        input: &str,
+    ) -> Result<(), MachineError> {
+        let failed = |reason: String| {
+            let path = self.bin.join(program).display().to_string();
+            MachineError::Program { action, advice: advice(program), program: path, reason }
+        };
+        let mut command = Command::new(self.bin.join(program));
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let ended = async {
+            let mut child = command.spawn()?;
+            if let Some(mut stdin) = child.stdin.take() {
+                // One that does not read its input says why itself.
+                stdin.write_all(input.as_bytes()).await.ok();
+            }
+            child.wait_with_output().await
+        };
+        let ended =
+            timeout(TIMEOUT, ended).await.map_err(|_| failed(format!("no answer in {} s", TIMEOUT.as_secs())))?;
+        let output = ended.map_err(|error| failed(error.to_string()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(failed(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())))
     }
 }
 
 #[async_trait]
 impl Machine for Systemd {
     async fn power_off(&self) -> Result<(), MachineError> {
-        run("power off the machine", &self.systemctl, &["poweroff"], "").await
+        self.run("power off the machine", "systemctl", &["poweroff"], "").await
+    }
+
+    /// A timer of its own in the service manager. `--force`: a job that blocks the shutdown has had its time.
+    async fn limit_lifetime(&self, age: Duration) -> Result<(), MachineError> {
+        let action = "arm the timer of the machine's last resort";
+        let timer = format!("{LAST_RESORT}.timer");
+        // Armed by an agent before this one: an upgrade does not make a machine younger.
+        if self.run(action, "systemctl", &["is-active", &timer], "").await.is_ok() {
+            return Ok(());
+        }
+        let (unit, when) = (format!("--unit={LAST_RESORT}"), format!("--on-boot={}s", age.as_secs()));
+        let timer = ["--timer-property=AccuracySec=30s", "--property=Type=oneshot", "systemctl", "poweroff", "--force"];
+        let arguments: Vec<&str> = [unit.as_str(), when.as_str()].into_iter().chain(timer).collect();
+        self.run(action, "systemd-run", &arguments, "").await
     }
 
     async fn confine(&self, jobs: &Jobs) -> Result<(), MachineError> {
@@ -210,7 +263,7 @@ impl Machine for Systemd {
             return Err(MachineError::RootAccess);
         }
         let rules = ruleset(jobs.metadata_access, account.uid);
-        let applied = run("keep jobs from the metadata server", &self.nft, &["-f", "-"], &rules).await;
+        let applied = self.run("keep jobs from the metadata server", "nft", &["-f", "-"], &rules).await;
         match applied {
             // There is nothing to be removed where nothing could be made.
             Err(error) if jobs.metadata_access == MetadataAccess::Allowed => {
@@ -222,7 +275,7 @@ impl Machine for Systemd {
     }
 
     async fn start_shim(&self, _program: &Path, _state: &Path) -> Result<(), MachineError> {
-        run("start the runner's supervisor", &self.systemctl, &["start", RUNNER_UNIT], "").await
+        self.run("start the runner's supervisor", "systemctl", &["start", RUNNER_UNIT], "").await
     }
 
     fn runner_user<'a>(&self, jobs: &'a Jobs) -> Option<&'a str> {
@@ -230,44 +283,16 @@ impl Machine for Systemd {
     }
 
     fn ready(&self) {
-        notify::tell(Notice::Ready);
+        notify::tell(notify::State::Ready);
     }
 
     fn alive(&self) {
-        notify::tell(Notice::Alive);
+        notify::tell(notify::State::Alive);
     }
 }
 
-/// Runs a program to its end, within a bound.
-async fn run(action: &'static str, program: &Path, arguments: &[&str], input: &str) -> Result<(), MachineError> {
-    let failed = |reason: String| {
-        let program = program.display().to_string();
-        MachineError::Program { action, advice: advice(program.as_ref()), program, reason }
-    };
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-    let ended = async {
-        let mut child = command.spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // One that does not read its input says why itself.
-            stdin.write_all(input.as_bytes()).await.ok();
-        }
-        child.wait_with_output().await
-    };
-    let ended = timeout(TIMEOUT, ended).await.map_err(|_| failed(format!("no answer in {} s", TIMEOUT.as_secs())))?;
-    let output = ended.map_err(|error| failed(error.to_string()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(failed(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())))
-}
-
-fn advice(program: &Path) -> &'static str {
-    if program.file_name() == Some(OsStr::new("nft")) {
-        "; install nftables, or set runner-metadata-access to allowed"
-    } else {
-        ""
-    }
+fn advice(program: &str) -> &'static str {
+    if program == "nft" { "; install nftables, or set runner-metadata-access to allowed" } else { "" }
 }
 
 #[cfg(test)]

@@ -16,6 +16,10 @@ impl Machine for Watched {
         Ok(())
     }
 
+    async fn limit_lifetime(&self, _: Duration) -> Result<(), MachineError> {
+        Ok(())
+    }
+
     fn alive(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -35,7 +39,7 @@ struct Programs(tempfile::TempDir);
 impl Programs {
     fn new(end: &str) -> Self {
         let dir = tempfile::tempdir().expect("dir");
-        for name in ["systemctl", "nft", "useradd"] {
+        for name in ["systemctl", "systemd-run", "nft", "useradd"] {
             let path = dir.path().join(name);
             let script = format!("#!/bin/sh\n(echo {name} \"$@\"; cat) >> \"$0.called\"\n{end}\n");
             std::fs::write(&path, script).expect("script");
@@ -48,8 +52,7 @@ impl Programs {
     }
 
     fn machine(&self) -> Systemd {
-        let [systemctl, nft, useradd] = ["systemctl", "nft", "useradd"].map(|name| self.0.path().join(name));
-        Systemd { systemctl, nft, useradd, etc: self.0.path().to_owned() }
+        Systemd { bin: self.0.path().to_owned(), etc: self.0.path().to_owned() }
     }
 
     fn called(&self, name: &str) -> String {
@@ -83,7 +86,7 @@ async fn jobs_that_cannot_be_kept_from_the_metadata_server_are_not_run() {
     assert!(error.to_string().contains("install nftables"), "{error}");
     programs.machine().confine(&jobs("runner", MetadataAccess::Allowed)).await.expect("nothing to keep them from");
 
-    let missing = Systemd { nft: "/nonexistent/nft".into(), ..programs.machine() };
+    let missing = Systemd { bin: "/nonexistent".into(), ..programs.machine() };
     let error = missing.confine(&jobs("runner", MetadataAccess::Blocked)).await.expect_err("refused");
     assert!(error.to_string().contains("install nftables"), "{error}");
 }
@@ -113,4 +116,17 @@ async fn the_supervisor_runs_in_a_unit_of_its_own() {
     let programs = Programs::new("");
     programs.machine().start_shim(Path::new("/x"), Path::new("/y")).await.expect("started");
     assert_eq!(programs.called("systemctl"), "systemctl start miglet-runner.service\n");
+}
+
+#[tokio::test]
+async fn the_last_resort_is_a_timer_of_the_service_manager_and_armed_once() {
+    let fresh = Programs::new("case \"$1\" in is-active) exit 3;; esac");
+    fresh.machine().limit_lifetime(Duration::from_secs(86_700)).await.expect("armed");
+    let armed = fresh.called("systemd-run");
+    assert!(armed.starts_with("systemd-run --unit=miglet-last-resort --on-boot=86700s "), "{armed}");
+    assert!(armed.ends_with("systemctl poweroff --force\n"), "{armed}");
+    let armed = Programs::new("");
+    armed.machine().limit_lifetime(Duration::from_secs(1)).await.expect("armed before");
+    assert_eq!(armed.called("systemctl"), "systemctl is-active miglet-last-resort.timer\n");
+    assert_eq!(armed.called("systemd-run"), "");
 }

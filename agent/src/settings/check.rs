@@ -9,9 +9,11 @@ use tracing::level_filters::LevelFilter;
 use super::{Collected, Key, Settings, SettingsError};
 use crate::{
     firewall::MetadataAccess,
+    guards::{Guards, Thresholds},
     installation::{self, Installation, Version, Wanted},
     machine::{self, Jobs},
     paths::Paths,
+    plan::Limits,
 };
 
 /// Collects problems instead of stopping at the first.
@@ -60,6 +62,15 @@ impl Checker<'_> {
         let allow_root = self.take("runner-allow-root", truth);
         let metadata_access = self.take("runner-metadata-access", |text| MetadataAccess::from_str(text, true));
         Some(Jobs { user: user?, allow_root: allow_root?, metadata_access: metadata_access? })
+    }
+
+    fn limits(&mut self) -> Option<Limits> {
+        let disk = (self.take("guard-disk-warn-percent", percent), self.take("guard-disk-act-percent", percent));
+        let memory = (self.take("guard-memory-warn-percent", percent), self.take("guard-memory-act-percent", percent));
+        let (runtime, orphan) = (self.take("guard-runtime-seconds", period), self.take("orphan-seconds", period));
+        let thresholds = |(warn, act): (Option<u8>, Option<u8>)| Some(Thresholds { warn: warn?, act: act? });
+        let guards = Guards { runtime: runtime?, disk: thresholds(disk)?, memory: thresholds(memory)? };
+        Some(Limits { guards, orphan: orphan? })
     }
 
     fn wanted(&mut self) -> Option<Wanted> {
@@ -136,6 +147,8 @@ impl Collected {
         let machine = checker.take("machine", |text| machine::Kind::from_str(text, true));
         let jobs = checker.jobs();
         let heartbeat = checker.take("heartbeat-seconds", seconds);
+        let limits = checker.limits();
+        let maximum_lifetime = checker.take("maximum-lifetime-seconds", period);
         let metadata_host = checker.take("metadata-host", word);
         let log_level = checker.take("log-level", level);
         let (host, port) = endpoint?;
@@ -149,6 +162,8 @@ impl Collected {
             machine: machine?,
             jobs: jobs?,
             heartbeat: heartbeat?,
+            limits: limits?,
+            maximum_lifetime: maximum_lifetime?,
             metadata_host: metadata_host?,
             boot_id: self.text("boot-id").or_else(kernel_boot_id).unwrap_or_default(),
             log_level: log_level?,
@@ -199,6 +214,17 @@ fn truth(text: &str) -> Result<bool, String> {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<u32>().ok().filter(|s| (1..=3600).contains(s));
     seconds.map(|s| Duration::from_secs(s.into())).ok_or_else(|| format!("{text:?} is not a number from 1 to 3600"))
+}
+
+/// A month is far beyond any job.
+fn period(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<u32>().ok().filter(|s| *s <= 2_592_000);
+    seconds.map(|s| Duration::from_secs(s.into())).ok_or_else(|| format!("{text:?} is not a number from 0 to 2592000"))
+}
+
+fn percent(text: &str) -> Result<u8, String> {
+    let percent = text.parse::<u8>().ok().filter(|percent| *percent <= 100);
+    percent.ok_or_else(|| format!("{text:?} is not a number from 0 to 100"))
 }
 
 fn level(text: &str) -> Result<LevelFilter, String> {

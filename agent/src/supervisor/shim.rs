@@ -133,6 +133,10 @@ impl Supervisor for Shim {
         self.orders.try_send(Order::InterruptIfIdle).ok();
     }
 
+    async fn interrupt(&self) {
+        self.orders.try_send(Order::Interrupt).ok();
+    }
+
     async fn kill(&self) {
         self.orders.try_send(Order::Kill).ok();
         let shim = || self.publish.borrow().as_ref().and_then(|runner| runner.shim).filter(|shim| shim.is_alive());

@@ -389,6 +389,7 @@ impl Supervisor for Simulated {
     }
     async fn resume(&self, _: Registration) {}
     async fn stop_idle(&self) {}
+    async fn interrupt(&self) {}
     async fn kill(&self) {}
 }
 
