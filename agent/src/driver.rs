@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     durable,
     key::{AgentKey, KeyError},
-    machine::{Machine, MachineError},
+    machine::{ALIVE_PERIOD, Machine, MachineError},
     paths::{Paths, make_dir},
     plan::{Answer, Effect, Input, State, plan},
     session::Session,
@@ -145,8 +145,13 @@ impl Driver {
     async fn drive(mut self, mut inputs: mpsc::Receiver<Input>, stop: CancellationToken) -> Result<Ended, AgentError> {
         let mut snapshots = self.ports.supervisor.snapshots();
         snapshots.mark_changed();
+        let mut alive = tokio::time::interval(ALIVE_PERIOD);
         loop {
             let input = tokio::select! {
+                _ = alive.tick() => {
+                    self.ports.machine.alive();
+                    None
+                }
                 () = stop.cancelled() => return Ok(Ended::Detached),
                 Ok(()) = snapshots.changed() => snapshots.borrow_and_update().clone().map(|r| Input::Runner(Box::new(r))),
                 Some(input) = inputs.recv() => Some(input),

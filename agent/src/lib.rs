@@ -26,6 +26,7 @@ pub mod lines;
 pub mod logging;
 pub mod machine;
 pub mod metadata;
+pub mod notify;
 pub mod paths;
 pub mod plan;
 pub mod preparation;

@@ -4,13 +4,39 @@
 use std::{path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
-use tokio::{process::Command, time::timeout};
+use tokio::{
+    process::Command,
+    time::{interval, timeout},
+};
+
+use crate::notify::{self, Notice};
 
 /// What the agent can do to its machine.
 #[async_trait]
 pub trait Machine: Send + Sync {
     /// Turns it off. The agent ends after this.
     async fn power_off(&self) -> Result<(), MachineError>;
+
+    /// The agent's settings are good: whoever waits for its start need wait no longer.
+    fn ready(&self) {}
+
+    /// The agent's main loop turns. Told every [`ALIVE_PERIOD`].
+    fn alive(&self) {}
+}
+
+/// How often a machine is told that the agent is alive.
+pub const ALIVE_PERIOD: Duration = Duration::from_secs(10);
+
+/// Waits for this, and keeps telling the machine that it does.
+pub async fn alive_during<T>(machine: &dyn Machine, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    let mut alive = interval(ALIVE_PERIOD);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = alive.tick() => machine.alive(),
+        }
+    }
 }
 
 /// The machine did not obey.
@@ -72,11 +98,43 @@ impl Machine for Systemd {
         }
         Err(failed(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())))
     }
+
+    fn ready(&self) {
+        notify::tell(Notice::Ready);
+    }
+
+    fn alive(&self) {
+        notify::tell(Notice::Alive);
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    #[derive(Default)]
+    struct Watched(AtomicUsize);
+
+    #[async_trait]
+    impl Machine for Watched {
+        async fn power_off(&self) -> Result<(), MachineError> {
+            Ok(())
+        }
+
+        fn alive(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watchdog_is_fed_during_long_work_and_starves_with_it() {
+        let watched = Watched::default();
+        alive_during(&watched, tokio::time::sleep(ALIVE_PERIOD * 6)).await;
+        let fed = watched.0.load(Ordering::Relaxed);
+        assert!((6..=7).contains(&fed), "{fed}");
+    }
 
     #[tokio::test]
     async fn a_machine_that_refuses_to_go_off_is_an_error_that_says_why() {

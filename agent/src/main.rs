@@ -12,7 +12,7 @@ use miglet_agent::{
     backoff::Backoff,
     doctor, error, hook,
     installation::{InstallError, Installed, Linker, Origin},
-    logging, preparation,
+    logging, machine, preparation,
     settings::{self, Collected, Environment, Flags, Settings, SettingsError, reference},
     shim, status,
 };
@@ -152,7 +152,10 @@ async fn run(flags: &Flags) -> Result<(), BoxError> {
     for setting in &settings.sources {
         tracing::debug!(key = setting.key, value = setting.value, source = %setting.source, "setting");
     }
-    let Some(runner) = stop.run_until_cancelled(preparation::runner_dir(&settings)).await else { return Ok(()) };
+    let ports = Ports::real(&settings);
+    ports.machine.ready();
+    let prepared = machine::alive_during(ports.machine.as_ref(), Box::pin(preparation::runner_dir(&settings)));
+    let Some(runner) = stop.run_until_cancelled(prepared).await else { return Ok(()) };
     settings.paths.runner = runner;
     let ports = Ports::real(&settings);
     let ended = Box::pin(miglet_agent::run(settings, ports, stop)).await?;
