@@ -23,6 +23,7 @@ use crate::{
 
 /// What the shim runs in on a machine run by systemd: limits of its own, and none of the agent's hardening.
 const RUNNER_UNIT: &str = "miglet-runner.service";
+const KEEP_AWAY: &str = "keep jobs from the metadata server";
 /// The timer that ends a machine nobody ended.
 const LAST_RESORT: &str = "miglet-last-resort";
 /// The service manager answers at once, except while it is being overwhelmed.
@@ -205,6 +206,27 @@ impl Systemd {
         }
     }
 
+    /// Whether jobs could be confined; changes nothing.
+    ///
+    /// # Errors
+    /// Why they could not.
+    pub async fn could_confine(&self, jobs: &Jobs) -> Result<Account, MachineError> {
+        let (account, rules) = self.rules(jobs)?;
+        if jobs.metadata_access == MetadataAccess::Blocked {
+            self.run(KEEP_AWAY, "nft", &["--check", "-f", "-"], &rules).await?;
+        }
+        Ok(account)
+    }
+
+    fn rules(&self, jobs: &Jobs) -> Result<(Account, String), MachineError> {
+        let account = Account::find(&self.etc, &jobs.user, jobs.allow_root)?;
+        if account.uid == 0 && jobs.metadata_access == MetadataAccess::Blocked {
+            return Err(MachineError::RootAccess);
+        }
+        let rules = ruleset(jobs.metadata_access, account.uid);
+        Ok((account, rules))
+    }
+
     /// Runs a program to its end, within a bound.
     async fn run(
         &self,
@@ -258,13 +280,8 @@ impl Machine for Systemd {
     }
 
     async fn confine(&self, jobs: &Jobs) -> Result<(), MachineError> {
-        let account = Account::find(&self.etc, &jobs.user, jobs.allow_root)?;
-        if account.uid == 0 && jobs.metadata_access == MetadataAccess::Blocked {
-            return Err(MachineError::RootAccess);
-        }
-        let rules = ruleset(jobs.metadata_access, account.uid);
-        let applied = self.run("keep jobs from the metadata server", "nft", &["-f", "-"], &rules).await;
-        match applied {
+        let (_, rules) = self.rules(jobs)?;
+        match self.run(KEEP_AWAY, "nft", &["-f", "-"], &rules).await {
             // There is nothing to be removed where nothing could be made.
             Err(error) if jobs.metadata_access == MetadataAccess::Allowed => {
                 tracing::debug!(%error, "no rules removed");

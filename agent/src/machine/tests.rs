@@ -92,6 +92,16 @@ async fn jobs_that_cannot_be_kept_from_the_metadata_server_are_not_run() {
 }
 
 #[tokio::test]
+async fn an_examination_tells_what_confining_would_without_doing_it() {
+    let jobs = jobs("runner", MetadataAccess::Blocked);
+    let programs = Programs::new("");
+    assert_eq!(programs.machine().could_confine(&jobs).await.expect("it could").uid, 1001);
+    assert!(programs.called("nft").starts_with("nft --check -f -\n"));
+    let error = Programs::new("exit 1").machine().could_confine(&jobs).await.expect_err("refused").to_string();
+    assert!(error.contains("install nftables"), "{error}");
+}
+
+#[tokio::test]
 async fn root_gets_jobs_only_when_asked_for_and_never_half_confined() {
     let machine = Programs::new("");
     let refused = machine.machine().confine(&jobs("root", MetadataAccess::Allowed)).await;
