@@ -15,14 +15,14 @@ use std::{
 
 /// Something systemd acts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
+pub enum State {
     /// Start-up is done.
     Ready,
     /// The watchdog is fed.
     Alive,
 }
 
-impl Notice {
+impl State {
     fn text(self) -> &'static [u8] {
         match self {
             Self::Ready => b"READY=1",
@@ -32,14 +32,14 @@ impl Notice {
 }
 
 /// Tells systemd, if it started this process and wants to know.
-pub fn tell(notice: Notice) {
+pub fn tell(state: State) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    if let Err(error) = send(&socket, notice) {
-        tracing::warn!(%error, ?notice, "systemd was not told");
+    if let Err(error) = send(&socket, state) {
+        tracing::warn!(%error, ?state, "systemd was not told");
     }
 }
 
-fn send(socket: &OsStr, notice: Notice) -> io::Result<()> {
+fn send(socket: &OsStr, state: State) -> io::Result<()> {
     let address = match socket.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         _ => SocketAddr::from_pathname(socket)?,
@@ -47,7 +47,7 @@ fn send(socket: &OsStr, notice: Notice) -> io::Result<()> {
     let datagram = UnixDatagram::unbound()?;
     // A systemd that reads nothing must not stop the agent.
     datagram.set_nonblocking(true)?;
-    datagram.send_to_addr(notice.text(), &address).map(drop)
+    datagram.send_to_addr(state.text(), &address).map(drop)
 }
 
 #[cfg(test)]
@@ -68,8 +68,8 @@ mod tests {
         ] {
             let receiver = receiver.expect("bound");
             receiver.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
-            for (notice, text) in [(Notice::Ready, "READY=1"), (Notice::Alive, "WATCHDOG=1")] {
-                send(&socket, notice).expect("sent");
+            for (state, text) in [(State::Ready, "READY=1"), (State::Alive, "WATCHDOG=1")] {
+                send(&socket, state).expect("sent");
                 let mut buffer = [0; 64];
                 let count = receiver.recv(&mut buffer).expect("received");
                 assert_eq!(&buffer[..count], text.as_bytes());
