@@ -26,7 +26,7 @@ use std::{io, path::PathBuf};
 
 pub use self::{
     archive::RunnerArchive,
-    disk::Disk,
+    disk::{Disk, UPGRADE},
     package::Package,
     qemu::VmMachines,
     shell::{Said, Shell},

@@ -14,7 +14,7 @@ const SIZE: &str = "1200M";
 /// Bump when the steps below change in a way the files do not show.
 const RECIPE: &str = "1";
 /// Where an upgrade of the agent lies on the disk.
-pub(super) const UPGRADE: &str = "/var/tmp/miglet-later.deb";
+pub const UPGRADE: &str = "/var/tmp/miglet-later.deb";
 
 /// What is written over the installed system.
 const FILES: [(&str, &str); 5] = [

@@ -71,6 +71,12 @@ impl VmMachines {
         shell::Shell { socket: self.folder.path().join(instance).join("shell") }
     }
 
+    /// Whether an instance has power.
+    #[must_use]
+    pub fn is_on(&self, instance: &str) -> bool {
+        lock(&self.running).vms.get(instance).is_some_and(|slot| lock(slot).is_some())
+    }
+
     /// What an instance wrote to its serial console so far.
     #[must_use]
     pub fn console(&self, instance: &str) -> String {
