@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, io, sync::Arc};
 
 use miglet_proto::v1;
+use secrecy::ExposeSecret;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -10,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    durable,
+    durable, jit,
     key::{AgentKey, KeyError},
     machine::{Machine, MachineError},
     paths::{Paths, make_dir},
@@ -196,12 +197,16 @@ impl Driver {
         }
     }
 
-    /// The marker comes first: a crash in between costs this machine, never a second registration.
+    /// The marker comes first: a crash in between costs this machine, and so does a bad registration; never is there a
+    /// second one.
     async fn launch(&self, launch: Launch) -> Input {
         let command_id = launch.registration.command_id.clone();
         let marker = serde_json::to_vec(&launch.registration).unwrap_or_default();
         if let Err(error) = durable::create(&self.paths.registration(), &marker) {
             return Input::LaunchFailed { command_id, error: format!("could not note the registration: {error}") };
+        }
+        if let Err(error) = jit::check(launch.jit_config.expose_secret()) {
+            return Input::LaunchFailed { command_id, error: error.to_string() };
         }
         match self.ports.supervisor.start(launch).await {
             Ok(()) => Input::Launched { command_id },

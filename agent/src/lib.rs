@@ -21,6 +21,7 @@ pub mod fetch;
 pub mod health;
 pub mod hook;
 pub mod installation;
+pub mod jit;
 pub mod key;
 pub mod lines;
 pub mod logging;
