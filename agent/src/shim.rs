@@ -10,6 +10,7 @@
 //! becomes its child and is killed) and owns the pipes (an agent's death breaks none). It decides nothing about the
 //! fleet: it supervises one runner to its end, writes that end down, and goes.
 
+mod ghost;
 mod leftovers;
 mod listener;
 mod progress;

@@ -20,6 +20,7 @@ pub fn report(state: &State) -> v1::Report {
         exit: runner.and_then(exit),
         health: None,
         error: state.error.clone(),
+        ghost: runner.is_some_and(|runner| runner.ghost && runner.job.is_none()),
     }
 }
 

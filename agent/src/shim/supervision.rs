@@ -11,11 +11,11 @@ use tokio::{
     signal::unix::{self, SignalKind},
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
-    time::{Instant, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 
 use super::{
-    Order,
+    Order, ghost,
     leftovers::{kill_all, reap},
     listener,
     progress::Progress,
@@ -60,6 +60,10 @@ impl Shared {
 
     fn snapshot(&self) -> Runner {
         self.with(|p| p.snapshot())
+    }
+
+    fn phase(&self) -> Phase {
+        self.with(|p| p.phase())
     }
 
     fn edit(&self, change: impl FnOnce(&mut Runner)) {
@@ -151,6 +155,9 @@ impl Supervision {
     }
 
     async fn wait(&mut self, listener: Option<Pid>) -> i32 {
+        let mut log = ghost::Log::new(&self.paths.runner);
+        let mut looks = interval(ghost::PERIOD);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Some(code) = reap(listener) {
                 return code;
@@ -160,6 +167,12 @@ impl Supervision {
                 _ = self.children.recv() => {}
                 order = self.orders.recv() => self.obey(order).await,
                 _ = self.terminate.recv() => self.interrupt(),
+                _ = looks.tick(), if self.shared.phase() == Phase::Listening => {
+                    if log.tells_of_a_ghost() {
+                        self.shared.edit(|runner| runner.ghost = true);
+                        self.tell();
+                    }
+                }
             }
         }
     }
