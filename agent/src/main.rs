@@ -12,10 +12,13 @@ use miglet_agent::{
     backoff::Backoff,
     doctor, error, hook,
     installation::{InstallError, Installed, Linker, Origin},
-    logging, preparation,
+    logging,
+    metadata::Metadata,
+    preparation,
     settings::{self, Collected, Environment, Flags, Settings, SettingsError, reference},
     shim, status,
 };
+use rustix::process::DumpableBehavior;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
@@ -96,6 +99,9 @@ type BoxError = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Registrations and keys pass through this memory: no core file, and no look into it but root's. Programs started
+    // from here are their own again.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).ok();
     let is_hook = matches!(cli.command, Command::Hook { .. });
     match start(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -113,7 +119,13 @@ fn main() -> ExitCode {
 #[tokio::main(flavor = "current_thread")]
 async fn start(command: Command) -> Result<(), BoxError> {
     match command {
-        Command::Run { flags } => run(&flags).await,
+        Command::Run { flags } => {
+            let ended = run(&flags).await;
+            if let Err(error) = &ended {
+                leave_word(&flags, error.as_ref()).await;
+            }
+            ended
+        }
         Command::Install { flags } => install(&flags).await,
         Command::Config { reference: true, .. } => Ok(write!(io::stdout(), "{}", reference::page())?),
         Command::Config { flags, json, .. } => show_config(&flags, json).await,
@@ -158,6 +170,13 @@ async fn run(flags: &Flags) -> Result<(), BoxError> {
     let ended = Box::pin(miglet_agent::run(settings, ports, stop)).await?;
     tracing::info!(?ended, "agent ended");
     Ok(())
+}
+
+/// An agent that cannot even start says why where it can be read from outside the machine.
+async fn leave_word(flags: &Flags, error: &(dyn std::error::Error + 'static)) {
+    let host = Collected::new(flags, &environment()).text("metadata-host").unwrap_or_default();
+    // Without a metadata server there is only the log.
+    Metadata::new(host).put_status(&told(error)).await.ok();
 }
 
 fn environment() -> Environment {
@@ -254,11 +273,14 @@ async fn show_status(flags: &Flags, json: bool) -> Result<(), BoxError> {
 }
 
 fn report(error: &(dyn std::error::Error + 'static)) {
-    let text = match error.downcast_ref::<SettingsError>() {
+    // Nobody is left to tell that stderr is closed.
+    writeln!(io::stderr(), "miglet: {}", told(error)).ok();
+}
+
+fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    match error.downcast_ref::<SettingsError>() {
         // A list, one to a line.
         Some(SettingsError::Invalid(_)) => error.to_string(),
         _ => error::in_full(error),
-    };
-    // Nobody is left to tell that stderr is closed.
-    writeln!(io::stderr(), "miglet: {text}").ok();
+    }
 }
