@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, io, path::PathBuf, sync::Arc, time::Duration};
 
 use miglet_proto::v1;
+use secrecy::ExposeSecret;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -16,6 +17,7 @@ use crate::{
     error::in_full,
     guards::Guards,
     health::Sampler,
+    jit,
     key::{AgentKey, KeyError},
     machine::{ALIVE_PERIOD, Jobs, Machine, MachineError},
     metadata::Metadata,
@@ -252,12 +254,16 @@ impl Driver {
         }
     }
 
-    /// The marker comes first: a crash in between costs this machine, never a second registration.
+    /// The marker comes first: a crash in between costs this machine, and so does a bad registration; never is there a
+    /// second one.
     async fn launch(&self, launch: Launch) -> Input {
         let command_id = launch.registration.command_id.clone();
         let marker = serde_json::to_vec(&launch.registration).unwrap_or_default();
         if let Err(error) = durable::create(&self.paths.registration(), &marker) {
             return Input::LaunchFailed { command_id, error: format!("could not note the registration: {error}") };
+        }
+        if let Err(error) = jit::check(launch.jit_config.expose_secret()) {
+            return Input::LaunchFailed { command_id, error: error.to_string() };
         }
         // What may be asked for has changed since the agent's start, and so may the rules.
         if let Err(error) = self.ports.machine.confine(&self.jobs).await {

@@ -24,6 +24,7 @@ pub mod guards;
 pub mod health;
 pub mod hook;
 pub mod installation;
+pub mod jit;
 pub mod key;
 pub mod leaving;
 pub mod lines;

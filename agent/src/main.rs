@@ -16,11 +16,13 @@ use miglet_agent::{
     error, hook,
     installation::{InstallError, Installed, Linker, Origin},
     logging, machine,
+    metadata::Metadata,
     paths::Paths,
     preparation,
     settings::{self, Collected, Environment, Flags, Settings, SettingsError, reference},
     shim, status,
 };
+use rustix::process::DumpableBehavior;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
@@ -127,6 +129,9 @@ fn main() -> ExitCode {
         report(&error);
         return ExitCode::FAILURE;
     }
+    // Registrations and keys pass through this memory: no core file, and no look into it but root's. Programs started
+    // from here are their own again.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).ok();
     let is_hook = matches!(cli.command, Command::Hook { .. });
     match start(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -144,7 +149,13 @@ fn main() -> ExitCode {
 #[tokio::main(flavor = "current_thread")]
 async fn start(command: Command) -> Result<(), BoxError> {
     match command {
-        Command::Run { flags } => run(&flags).await,
+        Command::Run { flags } => {
+            let ended = run(&flags).await;
+            if let Err(error) = &ended {
+                leave_word(&flags, error.as_ref()).await;
+            }
+            ended
+        }
         Command::Install { flags } => install(&flags).await,
         Command::Config { reference: true, .. } => Ok(write!(io::stdout(), "{}", reference::page())?),
         Command::Config { flags, json, .. } => show_config(&flags, json).await,
@@ -207,6 +218,13 @@ async fn run(flags: &Flags) -> Result<(), BoxError> {
     let ended = Box::pin(miglet_agent::run(settings, ports, stop)).await?;
     tracing::info!(?ended, "agent ended");
     Ok(())
+}
+
+/// An agent that cannot even start says why where it can be read from outside the machine.
+async fn leave_word(flags: &Flags, error: &(dyn std::error::Error + 'static)) {
+    let host = Collected::new(flags, &environment()).text("metadata-host").unwrap_or_default();
+    // Without a metadata server there is only the log.
+    Metadata::new(host).put_status(&told(error)).await.ok();
 }
 
 fn environment() -> Environment {
@@ -319,11 +337,14 @@ async fn drain_machine(flags: &Flags, deadline: Option<u32>) -> Result<(), BoxEr
 }
 
 fn report(error: &(dyn std::error::Error + 'static)) {
-    let text = match error.downcast_ref::<SettingsError>() {
+    // Nobody is left to tell that stderr is closed.
+    writeln!(io::stderr(), "miglet: {}", told(error)).ok();
+}
+
+fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    match error.downcast_ref::<SettingsError>() {
         // A list, one to a line.
         Some(SettingsError::Invalid(_)) => error.to_string(),
         _ => error::in_full(error),
-    };
-    // Nobody is left to tell that stderr is closed.
-    writeln!(io::stderr(), "miglet: {text}").ok();
+    }
 }

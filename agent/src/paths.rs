@@ -53,6 +53,12 @@ impl Paths {
         self.state.join("shim.sock")
     }
 
+    /// What the shim says when it cannot work.
+    #[must_use]
+    pub fn shim_log(&self) -> PathBuf {
+        self.state.join("shim.log")
+    }
+
     /// Where the agent tells its status.
     #[must_use]
     pub fn agent_socket(&self) -> PathBuf {

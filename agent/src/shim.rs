@@ -14,6 +14,7 @@
 mod become_listener;
 mod cgroup;
 mod confinement;
+mod ghost;
 mod handover;
 mod leftovers;
 mod listener;

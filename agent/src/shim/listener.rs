@@ -18,6 +18,8 @@ use crate::{clock, hook, lines::Lines, paths::Paths};
 
 /// The runner takes its registration from here and removes it from its children's environment.
 const JIT_VARIABLE: &str = "ACTIONS_RUNNER_INPUT_JITCONFIG";
+/// Asks for code 7 instead of 1 when the forge refuses the runner's version.
+const TELL_DEPRECATED: &str = "ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE";
 /// Longer lines are cut.
 const LINE_LIMIT: usize = 4096;
 
@@ -33,7 +35,7 @@ pub(super) fn start(paths: &Paths, confinement: &Confinement, jit: &SecretString
     for event in hook::Event::ALL {
         command.env(event.runner_variable(), paths.hook_script(event.name()));
     }
-    command.env(JIT_VARIABLE, jit.expose_secret()).spawn()
+    command.env(TELL_DEPRECATED, "1").env(JIT_VARIABLE, jit.expose_secret()).spawn()
 }
 
 /// The agent's settings are no job's business, nor is what systemd tells a service. The state directory stays: it says to

@@ -11,12 +11,13 @@ use tokio::{
     signal::unix::{self, SignalKind},
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
 use super::{
     Order,
     confinement::Confinement,
+    ghost,
     leftovers::{kill_all, reap},
     listener,
     progress::Progress,
@@ -63,6 +64,10 @@ impl Shared {
 
     fn snapshot(&self) -> Runner {
         self.with(|p| p.snapshot())
+    }
+
+    fn phase(&self) -> Phase {
+        self.with(|p| p.phase())
     }
 
     fn edit(&self, change: impl FnOnce(&mut Runner)) {
@@ -158,6 +163,9 @@ impl Supervision {
     }
 
     async fn wait(&mut self, listener: Option<Pid>) -> i32 {
+        let mut log = ghost::Log::new(&self.paths.runner);
+        let mut looks = interval(ghost::PERIOD);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Some(code) = reap(listener) {
                 return code;
@@ -168,6 +176,12 @@ impl Supervision {
                 order = self.orders.recv() => self.obey(order).await,
                 _ = self.terminate.recv() => self.interrupt(),
                 () = at(self.kill_at) => self.kill(),
+                _ = looks.tick(), if self.shared.phase() == Phase::Listening => {
+                    if log.tells_of_a_ghost() {
+                        self.shared.edit(|runner| runner.ghost = true);
+                        self.tell();
+                    }
+                }
             }
         }
     }

@@ -166,6 +166,9 @@ impl Follower {
                 // However the connection ended, the record tells what is.
                 self.relay(stream).await.ok();
             }
+            if self.publish.borrow().as_ref().is_some_and(|runner| runner.exit.is_some()) {
+                return;
+            }
             match record::read(&self.paths.runner_record()) {
                 Ok(Some(runner)) if runner.exit.is_some() => return self.tell(runner),
                 Ok(Some(runner)) if runner.shim.is_some_and(|shim| !shim.is_alive()) => {
@@ -173,7 +176,7 @@ impl Follower {
                 }
                 Ok(Some(_)) => {}
                 Ok(None) if begun.elapsed() < FIRST_RECORD_DEADLINE => {}
-                Ok(None) => return self.tell(self.unstarted().failed("the runner was never started")),
+                Ok(None) => return self.tell(self.unstarted().failed(&self.last_words())),
                 Err(error) => {
                     tracing::warn!(%error, "cannot read the runner's record");
                     if begun.elapsed() > FIRST_RECORD_DEADLINE {
@@ -220,13 +223,24 @@ impl Follower {
         }
     }
 
+    /// What a shim that left no record said last.
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(self.paths.shim_log()).unwrap_or_default();
+        let last = log.lines().next_back().map(|line| format!(": {line}")).unwrap_or_default();
+        format!("the runner was never started{last}")
+    }
+
     fn unstarted(&self) -> Runner {
         let Registration { command_id, runner_name } = self.registration.clone();
         Runner { command_id, name: runner_name, ..Runner::default() }
     }
 
+    /// Never anything after an end: where the disk is full, the record is older than what the socket said.
     fn tell(&self, runner: Runner) {
         self.publish.send_if_modified(|current| {
+            if current.as_ref().is_some_and(|known| known.exit.is_some()) {
+                return false;
+            }
             let changed = current.as_ref() != Some(&runner);
             *current = Some(runner);
             changed
