@@ -1,19 +1,28 @@
 //! The one task that owns the state: takes inputs, asks the plan, carries out its effects.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, path::PathBuf, sync::Arc, time::Duration};
 
 use miglet_proto::v1;
+use secrecy::ExposeSecret;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::Now,
     durable,
+    error::in_full,
     events::{Moment, Told},
+    guards::Guards,
+    health::Sampler,
+    jit,
     key::{AgentKey, KeyError},
-    machine::{Machine, MachineError},
+    machine::{ALIVE_PERIOD, Jobs, Machine, MachineError},
+    metadata::Metadata,
+    notice,
     outbox::Outbox,
     paths::{Paths, make_dir},
     plan::{Answer, Effect, Input, State, plan},
@@ -29,6 +38,12 @@ use crate::{
 const RECORD_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a machine waits to go off until what it told was dealt with.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at disk and memory.
+const LOOK: Duration = Duration::from_secs(10);
+/// The last resort comes after everything else that ends a machine of that age.
+const LAST_RESORT: Duration = Duration::from_secs(300);
+/// Nothing waits for the time.
+const QUIET: Duration = Duration::from_secs(3600);
 
 /// What the agent acts on.
 #[derive(Clone)]
@@ -43,8 +58,9 @@ impl Ports {
     /// The real ones.
     #[must_use]
     pub fn real(settings: &Settings) -> Self {
-        let supervisor = Arc::new(Shim::new(settings.paths.clone(), settings.program.clone()));
-        Self { supervisor, machine: settings.machine.machine().into() }
+        let machine: Arc<dyn Machine> = settings.machine.machine().into();
+        let supervisor = Shim::new(settings, machine.clone());
+        Self { supervisor: Arc::new(supervisor), machine }
     }
 }
 
@@ -96,13 +112,15 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
         ports.supervisor.resume(registration).await;
     }
     let runner = ports.supervisor.snapshots().borrow().clone();
-    let state = State::new(registration, runner);
+    limit_lifetime(&*ports.machine, settings.maximum_lifetime).await;
+    let state = State::new(registration, runner, settings.limits);
     let statuses = watch::Sender::new(Status::of(&state, &settings.sources));
-    let serving = status::serve(&settings.paths.agent_socket(), statuses.subscribe())
-        .map_err(failed(&settings.paths.agent_socket()))?;
     let spool = (settings.paths.event_spool(), settings.boot_id.clone(), settings.spool_bytes);
     let (outbox, told, recording) = Outbox::open(spool.0, spool.1, spool.2).await;
     let (inputs_in, inputs) = mpsc::channel(64);
+    let serving = status::serve(&settings.paths.agent_socket(), statuses.subscribe(), inputs_in.clone())
+        .map_err(failed(&settings.paths.agent_socket()))?;
+    let noticing = tokio::spawn(notice::watch(Metadata::new(settings.metadata_host.clone()), inputs_in.clone()));
     let (answers, answers_out) = mpsc::channel(64);
     let reports = watch::Sender::new(wire::report(&state));
     let session = Session {
@@ -114,10 +132,12 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
         inputs: inputs_in,
         settings: settings.clone(),
     };
-    let tasks = Tasks { serving, recording, session: tokio::spawn(session.run()) };
-    let Settings { paths, sources, .. } = settings;
-    let driver =
-        Driver { paths, sources, ports, state, told, outbox, reports, statuses, answers: Some(answers), tasks };
+    let looking = tokio::spawn(look(settings.limits.guards, settings.paths.runner.clone(), session.inputs.clone()));
+    let others = vec![serving, noticing, looking, recording];
+    let tasks = Tasks { others, session: tokio::spawn(session.run()) };
+    let Settings { paths, sources, jobs, .. } = settings;
+    let answers = Some(answers);
+    let driver = Driver { paths, sources, jobs, ports, state, told, outbox, reports, statuses, answers, tasks };
     driver.drive(inputs, shutdown).await
 }
 
@@ -127,16 +147,42 @@ fn registered(paths: &Paths) -> io::Result<Option<Registration>> {
     Ok(marker.map(|bytes| serde_json::from_slice(&bytes).unwrap_or_default()))
 }
 
-/// Ends with the driver.
+/// A machine without this still ends in every other way: no reason not to work.
+async fn limit_lifetime(machine: &dyn Machine, age: Duration) {
+    if age.is_zero() {
+        return;
+    }
+    if let Err(error) = machine.limit_lifetime(age + LAST_RESORT).await {
+        tracing::error!(%error, "nothing but its operator and this agent ends this machine");
+    }
+}
+
+/// Looks now and then how full the machine is.
+async fn look(guards: Guards, disk: PathBuf, inputs: mpsc::Sender<Input>) {
+    if !guards.need_figures() {
+        return;
+    }
+    let mut sampler = Sampler::new(disk);
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if inputs.send(Input::Figures(sampler.figures())).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// End with the driver.
 struct Tasks {
-    serving: JoinHandle<()>,
-    recording: JoinHandle<()>,
+    others: Vec<JoinHandle<()>>,
     session: JoinHandle<()>,
 }
 
 impl Drop for Tasks {
     fn drop(&mut self) {
-        for task in [&self.serving, &self.recording, &self.session] {
+        self.session.abort();
+        for task in &self.others {
             task.abort();
         }
     }
@@ -145,6 +191,7 @@ impl Drop for Tasks {
 struct Driver {
     paths: Paths,
     sources: Vec<Sourced>,
+    jobs: Jobs,
     ports: Ports,
     state: State,
     told: Told,
@@ -163,8 +210,16 @@ impl Driver {
         // What an earlier agent did not get to tell.
         self.tell(State::default()).await;
         self.publish();
+        let mut alive = tokio::time::interval(ALIVE_PERIOD);
         loop {
+            let now = Instant::now();
+            let wake_at = self.state.wake_at(now).unwrap_or(now + QUIET);
             let input = tokio::select! {
+                _ = alive.tick() => {
+                    self.ports.machine.alive();
+                    None
+                }
+                () = sleep_until(wake_at) => Some(Input::Tick),
                 () = stop.cancelled() => return Ok(Ended::Detached),
                 Ok(()) = snapshots.changed() => snapshots.borrow_and_update().clone().map(|r| Input::Runner(Box::new(r))),
                 Some(input) = inputs.recv() => Some(input),
@@ -182,7 +237,7 @@ impl Driver {
         let mut power_off = false;
         while let Some(input) = queue.pop_front() {
             let before = self.state.clone();
-            let (state, effects) = plan(std::mem::take(&mut self.state), input);
+            let (state, effects) = plan(std::mem::take(&mut self.state), input, Now::read());
             self.state = state;
             self.tell(before).await;
             self.publish();
@@ -190,6 +245,7 @@ impl Driver {
                 match effect {
                     Effect::Answer(answer) => self.answer(answer),
                     Effect::Launch(launch) => queue.push_back(self.launch(launch).await),
+                    Effect::Interrupt => self.ports.supervisor.interrupt().await,
                     Effect::StopIdle => self.ports.supervisor.stop_idle().await,
                     Effect::PowerOff => power_off = true,
                 }
@@ -233,12 +289,20 @@ impl Driver {
         }
     }
 
-    /// The marker comes first: a crash in between costs this machine, never a second registration.
+    /// The marker comes first: a crash in between costs this machine, and so does a bad registration; never is there a
+    /// second one.
     async fn launch(&self, launch: Launch) -> Input {
         let command_id = launch.registration.command_id.clone();
         let marker = serde_json::to_vec(&launch.registration).unwrap_or_default();
         if let Err(error) = durable::create(&self.paths.registration(), &marker) {
             return Input::LaunchFailed { command_id, error: format!("could not note the registration: {error}") };
+        }
+        if let Err(error) = jit::check(launch.jit_config.expose_secret()) {
+            return Input::LaunchFailed { command_id, error: error.to_string() };
+        }
+        // What may be asked for has changed since the agent's start, and so may the rules.
+        if let Err(error) = self.ports.machine.confine(&self.jobs).await {
+            return Input::LaunchFailed { command_id, error: in_full(&error) };
         }
         match self.ports.supervisor.start(launch).await {
             Ok(()) => Input::Launched { command_id },

@@ -11,6 +11,7 @@
 //! | job_started | there is a job |
 //! | job_completed | it has a result |
 //! | runner_crashed | the runner ended other than by itself or by a drain |
+//! | preempted | the cloud announced that it takes the machine away |
 //! | vm_shutting_down | the machine goes off |
 //! | error | a session is lost, or the spool is in trouble: at most 256 in a boot, they must not fill the spool |
 
@@ -20,6 +21,7 @@ use miglet_proto::v1::{self, EventKind};
 
 use crate::{
     clock,
+    notice::Notice,
     plan::State,
     runner::{ExitKind, Phase, Runner, clean},
     wire,
@@ -112,11 +114,12 @@ pub fn is_final(kind: EventKind) -> bool {
 }
 
 /// What a state shows to have happened, in words, in the order of a machine's life.
-fn happened(state: &State) -> [(EventKind, Option<String>); 6] {
+fn happened(state: &State) -> [(EventKind, Option<String>); 7] {
     let runner = state.runner.as_ref();
     let job = runner.and_then(|runner| runner.job.as_ref());
     let listens = |runner: &Runner| runner.job.is_some() || matches!(runner.phase, Phase::Listening | Phase::Busy);
     let crashed = |runner: &Runner| runner.exit.as_ref().is_some_and(|exit| exit.kind == ExitKind::Failed);
+    let preempted = state.notice == Some(Notice::Preempted);
     let when = |happened: bool| happened.then(String::new);
     [
         (EventKind::VmStarted, Some(format!("agent {}", env!("CARGO_PKG_VERSION")))),
@@ -124,6 +127,7 @@ fn happened(state: &State) -> [(EventKind, Option<String>); 6] {
         (EventKind::JobStarted, when(job.is_some())),
         (EventKind::JobCompleted, when(job.is_some_and(|job| job.result.is_some()))),
         (EventKind::RunnerCrashed, when(runner.is_some_and(crashed))),
+        (EventKind::Preempted, preempted.then(|| "the cloud takes the machine away within 30 s".to_owned())),
         (EventKind::VmShuttingDown, when(state.off)),
     ]
 }
@@ -141,6 +145,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        clock::Now,
         plan::{Command, Input, plan},
         runner::{Exit, Job, JobResult},
         supervisor::Registration,
@@ -219,6 +224,16 @@ mod tests {
     }
 
     #[test]
+    fn a_preemption_is_told_and_a_maintenance_is_none() {
+        let noticed = |notice| State { notice: Some(notice), ..State::default() };
+        let mut told = Told::default();
+        let events = told.due(&State::default(), &noticed(Notice::Maintenance), Moment::default());
+        assert_eq!(kinds(&events), [EventKind::VmStarted]);
+        let events = told.due(&noticed(Notice::Maintenance), &noticed(Notice::Preempted), Moment::default());
+        assert_eq!(kinds(&events), [EventKind::Preempted]);
+    }
+
+    #[test]
     fn trouble_with_the_spool_is_told() {
         let state = State { spool_error: "read-only".into(), ..State::default() };
         let events = Told::default().due(&State::default(), &state, Moment::default());
@@ -236,7 +251,7 @@ mod tests {
     }
 
     fn inputs() -> impl Strategy<Value = Vec<u8>> {
-        proptest::collection::vec(0u8..9, 0..40)
+        proptest::collection::vec(0u8..10, 0..40)
     }
 
     fn input(choice: u8) -> Input {
@@ -246,6 +261,7 @@ mod tests {
             1 => Input::Disconnected { error: "gone".into() },
             2 => Input::Command { id: "s".into(), command: Command::Shutdown },
             3 => Input::LaunchFailed { command_id: "r".into(), error: "no space".into() },
+            9 => Input::Notice(Notice::Preempted),
             4 => snapshot(Phase::Listening, None, None),
             5 => snapshot(Phase::Busy, None, None),
             6 => snapshot(Phase::Busy, Some(JobResult::Failed), None),
@@ -268,7 +284,7 @@ mod tests {
                     state = anew;
                 }
                 let before = state.clone();
-                state = plan(state, input(choice)).0;
+                state = plan(state, input(choice), Now::read()).0;
                 all.extend(told.due(&before, &state, Moment::default()));
                 had_result |= state.runner.as_ref().is_some_and(has_result);
             }

@@ -29,6 +29,7 @@ impl From<v1::Report> for Report {
             exit,
             health: report.health.map(Health::from),
             error: cut(&report.error, TEXT_LIMIT),
+            ghost: report.ghost,
         }
     }
 }

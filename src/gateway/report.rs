@@ -55,6 +55,8 @@ pub struct Report {
     pub health: Option<Health>,
     /// Its last error in words; empty when there is none.
     pub error: String,
+    /// It says that its runner waits for ever: the job it was offered was gone, and its registration with it. A hint.
+    pub ghost: bool,
 }
 
 /// A job as the agent knows it: a hint, everything in it could be forged by the job.
@@ -149,6 +151,12 @@ impl Report {
         self.advanced_to(Self { state, job: event.job.clone(), exit: event.exit.clone(), ..self.clone() })
     }
 
+    /// Whether its runner may be a ghost. Only for as long as no job has run: after that its word is a job's.
+    #[must_use]
+    pub fn haunted(&self) -> bool {
+        self.ghost && self.state == AgentState::Idle
+    }
+
     /// What is known after hearing `next`: the state never goes back, a job or an exit once reported stays.
     ///
     /// After a job started the VM is in the job's hands: a Busy that becomes Idle again would be a way to look unused.
@@ -162,6 +170,7 @@ impl Report {
             exit: self.exit.clone().or(next.exit),
             health: next.health.or(self.health),
             error: next.error,
+            ghost: next.ghost,
         }
     }
 }

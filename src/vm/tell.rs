@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Why VMs end: the closed set of a metric's label.
-pub(super) const END_REASONS: [&str; 22] = [
+pub(super) const END_REASONS: [&str; 25] = [
     "JobCompleted",
     "RunnerExitedWithoutJob",
     "RunnerFailed",
@@ -41,6 +41,9 @@ pub(super) const END_REASONS: [&str; 22] = [
     "InstanceDown",
     "InstanceGone",
     "TerminateNow",
+    "ScaledDown",
+    "Outdated",
+    "PoolDeleted",
     "Deleted",
 ];
 /// What became of a job of which no end was reported.
