@@ -32,6 +32,7 @@ use crate::{
     runner::Runner,
 };
 
+pub use progress::Progress;
 pub use server::Order;
 
 /// A JIT config is about 4 kB.
