@@ -1,19 +1,27 @@
 //! The one task that owns the state: takes inputs, asks the plan, carries out its effects.
 
-use std::{collections::VecDeque, io, sync::Arc};
+use std::{collections::VecDeque, io, path::PathBuf, sync::Arc, time::Duration};
 
 use miglet_proto::v1;
 use secrecy::ExposeSecret;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    durable, jit,
+    clock::Now,
+    durable,
+    error::in_full,
+    guards::Guards,
+    health::Sampler,
+    jit,
     key::{AgentKey, KeyError},
-    machine::{Machine, MachineError},
+    machine::{ALIVE_PERIOD, Jobs, Machine, MachineError},
+    metadata::Metadata,
+    notice,
     paths::{Paths, make_dir},
     plan::{Answer, Effect, Input, State, plan},
     session::Session,
@@ -23,6 +31,13 @@ use crate::{
     tls::{Dialer, TlsError},
     wire,
 };
+
+/// Between two looks at disk and memory.
+const LOOK: Duration = Duration::from_secs(10);
+/// The last resort comes after everything else that ends a machine of that age.
+const LAST_RESORT: Duration = Duration::from_secs(300);
+/// Nothing waits for the time.
+const QUIET: Duration = Duration::from_secs(3600);
 
 /// What the agent acts on.
 #[derive(Clone)]
@@ -37,8 +52,9 @@ impl Ports {
     /// The real ones.
     #[must_use]
     pub fn real(settings: &Settings) -> Self {
-        let supervisor = Arc::new(Shim::new(settings.paths.clone(), settings.program.clone()));
-        Self { supervisor, machine: settings.machine.machine().into() }
+        let machine: Arc<dyn Machine> = settings.machine.machine().into();
+        let supervisor = Shim::new(settings, machine.clone());
+        Self { supervisor: Arc::new(supervisor), machine }
     }
 }
 
@@ -90,11 +106,13 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
         ports.supervisor.resume(registration).await;
     }
     let runner = ports.supervisor.snapshots().borrow().clone();
-    let state = State::new(registration, runner);
+    limit_lifetime(&*ports.machine, settings.maximum_lifetime).await;
+    let state = State::new(registration, runner, settings.limits);
     let statuses = watch::Sender::new(Status::of(&state, &settings.sources));
-    let serving = status::serve(&settings.paths.agent_socket(), statuses.subscribe())
-        .map_err(failed(&settings.paths.agent_socket()))?;
     let (inputs_in, inputs) = mpsc::channel(64);
+    let serving = status::serve(&settings.paths.agent_socket(), statuses.subscribe(), inputs_in.clone())
+        .map_err(failed(&settings.paths.agent_socket()))?;
+    let noticing = tokio::spawn(notice::watch(Metadata::new(settings.metadata_host.clone()), inputs_in.clone()));
     let (answers, answers_out) = mpsc::channel(64);
     let reports = watch::Sender::new(wire::report(&state));
     let session = Session {
@@ -105,9 +123,10 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
         inputs: inputs_in,
         settings: settings.clone(),
     };
-    let tasks = Tasks { serving, session: tokio::spawn(session.run()) };
-    let Settings { paths, sources, .. } = settings;
-    let driver = Driver { paths, sources, ports, state, reports, statuses, answers: Some(answers), tasks };
+    let looking = tokio::spawn(look(settings.limits.guards, settings.paths.runner.clone(), session.inputs.clone()));
+    let tasks = Tasks { others: vec![serving, noticing, looking], session: tokio::spawn(session.run()) };
+    let Settings { paths, sources, jobs, .. } = settings;
+    let driver = Driver { paths, sources, jobs, ports, state, reports, statuses, answers: Some(answers), tasks };
     driver.drive(inputs, shutdown).await
 }
 
@@ -117,22 +136,51 @@ fn registered(paths: &Paths) -> io::Result<Option<Registration>> {
     Ok(marker.map(|bytes| serde_json::from_slice(&bytes).unwrap_or_default()))
 }
 
-/// Ends with the driver.
+/// A machine without this still ends in every other way: no reason not to work.
+async fn limit_lifetime(machine: &dyn Machine, age: Duration) {
+    if age.is_zero() {
+        return;
+    }
+    if let Err(error) = machine.limit_lifetime(age + LAST_RESORT).await {
+        tracing::error!(%error, "nothing but its operator and this agent ends this machine");
+    }
+}
+
+/// Looks now and then how full the machine is.
+async fn look(guards: Guards, disk: PathBuf, inputs: mpsc::Sender<Input>) {
+    if !guards.need_figures() {
+        return;
+    }
+    let mut sampler = Sampler::new(disk);
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if inputs.send(Input::Figures(sampler.figures())).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// End with the driver.
 struct Tasks {
-    serving: JoinHandle<()>,
+    others: Vec<JoinHandle<()>>,
     session: JoinHandle<()>,
 }
 
 impl Drop for Tasks {
     fn drop(&mut self) {
-        self.serving.abort();
         self.session.abort();
+        for task in &self.others {
+            task.abort();
+        }
     }
 }
 
 struct Driver {
     paths: Paths,
     sources: Vec<Sourced>,
+    jobs: Jobs,
     ports: Ports,
     state: State,
     reports: watch::Sender<v1::Report>,
@@ -146,8 +194,16 @@ impl Driver {
     async fn drive(mut self, mut inputs: mpsc::Receiver<Input>, stop: CancellationToken) -> Result<Ended, AgentError> {
         let mut snapshots = self.ports.supervisor.snapshots();
         snapshots.mark_changed();
+        let mut alive = tokio::time::interval(ALIVE_PERIOD);
         loop {
+            let now = Instant::now();
+            let wake_at = self.state.wake_at(now).unwrap_or(now + QUIET);
             let input = tokio::select! {
+                _ = alive.tick() => {
+                    self.ports.machine.alive();
+                    None
+                }
+                () = sleep_until(wake_at) => Some(Input::Tick),
                 () = stop.cancelled() => return Ok(Ended::Detached),
                 Ok(()) = snapshots.changed() => snapshots.borrow_and_update().clone().map(|r| Input::Runner(Box::new(r))),
                 Some(input) = inputs.recv() => Some(input),
@@ -164,13 +220,14 @@ impl Driver {
         let mut queue = VecDeque::from([input]);
         let mut power_off = false;
         while let Some(input) = queue.pop_front() {
-            let (state, effects) = plan(std::mem::take(&mut self.state), input);
+            let (state, effects) = plan(std::mem::take(&mut self.state), input, Now::read());
             self.state = state;
             self.publish();
             for effect in effects {
                 match effect {
                     Effect::Answer(answer) => self.answer(answer),
                     Effect::Launch(launch) => queue.push_back(self.launch(launch).await),
+                    Effect::Interrupt => self.ports.supervisor.interrupt().await,
                     Effect::StopIdle => self.ports.supervisor.stop_idle().await,
                     Effect::PowerOff => power_off = true,
                 }
@@ -208,6 +265,10 @@ impl Driver {
         if let Err(error) = jit::check(launch.jit_config.expose_secret()) {
             return Input::LaunchFailed { command_id, error: error.to_string() };
         }
+        // What may be asked for has changed since the agent's start, and so may the rules.
+        if let Err(error) = self.ports.machine.confine(&self.jobs).await {
+            return Input::LaunchFailed { command_id, error: in_full(&error) };
+        }
         match self.ports.supervisor.start(launch).await {
             Ok(()) => Input::Launched { command_id },
             Err(error) => Input::LaunchFailed { command_id, error: format!("{error}: {}", error.source) },
@@ -218,7 +279,7 @@ impl Driver {
     async fn power_off(mut self) -> Result<Ended, AgentError> {
         tracing::info!("powering off");
         self.answers = None;
-        let goodbye = tokio::time::timeout(std::time::Duration::from_secs(3), &mut self.tasks.session);
+        let goodbye = tokio::time::timeout(Duration::from_secs(3), &mut self.tasks.session);
         goodbye.await.ok();
         self.ports.supervisor.kill().await;
         self.ports.machine.power_off().await?;

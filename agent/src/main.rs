@@ -4,16 +4,20 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
 use miglet_agent::{
     Ports,
     backoff::Backoff,
-    doctor, error, hook,
+    clock, doctor,
+    drain::{self, Drained},
+    error, hook,
     installation::{InstallError, Installed, Linker, Origin},
-    logging,
+    logging, machine,
     metadata::Metadata,
+    paths::Paths,
     preparation,
     settings::{self, Collected, Environment, Flags, Settings, SettingsError, reference},
     shim, status,
@@ -83,6 +87,27 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make the user that jobs run as, unless it is there
+    #[command(hide = true)]
+    CreateUser {
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Become the runner's listener (started by the supervisor)
+    #[command(hide = true)]
+    Listener(shim::ListenerArgs),
+    /// Take no new work on this machine, and come back when its runner has ended; a second drain aborts the job
+    Drain {
+        /// Interrupt a job that still runs after so many seconds; without it a job takes the time it takes
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=2_592_000))]
+        deadline: Option<u32>,
+        /// The configuration file [env: MIGLET_CONFIG]
+        #[arg(long)]
+        config: Option<String>,
+        /// State directory of the agent [env: MIGLET_STATE_DIR]
+        #[arg(long)]
+        state_dir: Option<String>,
+    },
     /// Supervise one runner (started by the agent)
     #[command(hide = true)]
     Shim(shim::ShimArgs),
@@ -102,6 +127,11 @@ fn main() -> ExitCode {
     // Registrations and keys pass through this memory: no core file, and no look into it but root's. Programs started
     // from here are their own again.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).ok();
+    if let Command::Listener(args) = &cli.command {
+        let error = shim::become_listener(args);
+        report(&error);
+        return ExitCode::FAILURE;
+    }
     let is_hook = matches!(cli.command, Command::Hook { .. });
     match start(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -134,10 +164,22 @@ async fn start(command: Command) -> Result<(), BoxError> {
             let flags = Flags::of([("config", config), ("state-dir", state_dir)]);
             show_status(&flags, json).await
         }
+        Command::Drain { deadline, config, state_dir } => {
+            drain_machine(&Flags::of([("config", config), ("state-dir", state_dir)]), deadline).await
+        }
         Command::Shim(args) => {
             let _level = logging::start(LevelFilter::INFO);
             Ok(shim::run(args).await?)
         }
+        Command::CreateUser { flags } => {
+            let _level = logging::start(LevelFilter::INFO);
+            match Collected::new(&flags, &environment()).jobs()? {
+                Some(jobs) => Ok(machine::Systemd::default().create_user(&jobs).await?),
+                None => Ok(()),
+            }
+        }
+        // Handled before there was a thread too many.
+        Command::Listener(_) => Ok(()),
         Command::Hook { event, socket } => {
             let message = hook::Message::from_environment(event, |name| std::env::var(name).ok());
             hook::send(&socket, &message).await;
@@ -164,7 +206,13 @@ async fn run(flags: &Flags) -> Result<(), BoxError> {
     for setting in &settings.sources {
         tracing::debug!(key = setting.key, value = setting.value, source = %setting.source, "setting");
     }
-    let Some(runner) = stop.run_until_cancelled(preparation::runner_dir(&settings)).await else { return Ok(()) };
+    let ports = Ports::real(&settings);
+    ports.machine.ready();
+    let prepared = machine::alive_during(
+        ports.machine.as_ref(),
+        Box::pin(preparation::runner_dir(&settings, ports.machine.as_ref())),
+    );
+    let Some(runner) = stop.run_until_cancelled(prepared).await else { return Ok(()) };
     settings.paths.runner = runner;
     let ports = Ports::real(&settings);
     let ended = Box::pin(miglet_agent::run(settings, ports, stop)).await?;
@@ -270,6 +318,22 @@ async fn show_status(flags: &Flags, json: bool) -> Result<(), BoxError> {
     let status = status::ask(&PathBuf::from(state_dir).join("agent.sock")).await?;
     let text = if json { serde_json::to_string(&status)? } else { status.to_string() };
     Ok(writeln!(io::stdout(), "{text}")?)
+}
+
+async fn drain_machine(flags: &Flags, deadline: Option<u32>) -> Result<(), BoxError> {
+    let directory = |name| PathBuf::from(Collected::new(flags, &environment()).text(name).unwrap_or_default());
+    let paths = Paths { state: directory("state-dir"), data: directory("data-dir"), runner: directory("runner-dir") };
+    let deadline = deadline.map(|seconds| Duration::from_secs(seconds.into()));
+    let id = format!("{}-{}", std::process::id(), clock::unix_ms());
+    let told = match drain::drain(&paths, id, deadline).await? {
+        Drained::Told(status) => match status.runner {
+            Some(runner) => format!("the runner {} has ended", runner.name),
+            None => "no runner was here; none will be".to_owned(),
+        },
+        Drained::WithoutAgent => "the runner has ended; no agent runs here".to_owned(),
+        Drained::Nothing => "neither an agent nor a runner runs here".to_owned(),
+    };
+    Ok(writeln!(io::stdout(), "{told}")?)
 }
 
 fn report(error: &(dyn std::error::Error + 'static)) {

@@ -9,12 +9,18 @@
 //! - A registration is accepted once in the life of an instance, whatever became of the first.
 //! - Commands are idempotent by id: a repeated one is answered as before and not done again.
 //! - A running job is always JobRunning, a drain or shutdown notwithstanding: nothing may hide that a job runs.
+//! - A machine whose one runner has ended never works again. It goes off when told, and when nobody is left to tell it.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use secrecy::SecretString;
+use tokio::time::Instant;
 
 use crate::{
+    clock::Now,
+    guards::{Figures, Guards, Watch},
+    leaving::{Leaving, Stop},
+    notice::Notice,
     runner::{ExitKind, Phase, Runner},
     supervisor::{Launch, Registration},
 };
@@ -39,7 +45,28 @@ pub struct State {
     pub shutdown: bool,
     /// The last error, for people.
     pub error: String,
+    /// What the settings limit.
+    pub limits: Limits,
+    /// The cloud takes the machine away.
+    pub notice: Option<Notice>,
+    /// What limits are near or passed.
+    pub watch: Watch,
+    leaving: Leaving,
+    /// The drain that somebody on this machine asked for.
+    local_drain: Option<String>,
+    job_since: Option<Instant>,
+    ended_at: Option<Instant>,
+    disconnected_at: Option<Instant>,
     answers: VecDeque<Answer>,
+}
+
+/// What the settings limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Of the job and its machine.
+    pub guards: Guards,
+    /// How long a machine whose runner has ended waits for its operator; for ever where 0.
+    pub orphan: Duration,
 }
 
 /// What happened.
@@ -76,6 +103,19 @@ pub enum Input {
     },
     /// The runner's newest snapshot.
     Runner(Box<Runner>),
+    /// The cloud takes the machine away.
+    Notice(Notice),
+    /// Somebody on this machine wants no new work on it.
+    Drain {
+        /// The same request again is not another one.
+        id: String,
+        /// How long a job may still run.
+        deadline: Option<Duration>,
+    },
+    /// How full the machine is.
+    Figures(Figures),
+    /// Time went by.
+    Tick,
 }
 
 /// What an operator can want.
@@ -114,6 +154,8 @@ pub enum Effect {
     Launch(Launch),
     /// Stop the listener if it has no job.
     StopIdle,
+    /// Stop the listener, its job too.
+    Interrupt,
     /// Turn the machine off.
     PowerOff,
 }
@@ -124,8 +166,8 @@ pub use miglet_proto::v1::AgentState as Standing;
 impl State {
     /// At the start: what an earlier agent on this instance has left.
     #[must_use]
-    pub fn new(registration: Option<Registration>, runner: Option<Runner>) -> Self {
-        Self { registration, runner, ..Self::default() }
+    pub fn new(registration: Option<Registration>, runner: Option<Runner>, limits: Limits) -> Self {
+        Self { registration, runner, limits, ..Self::default() }
     }
 
     /// Derived, never stored.
@@ -136,26 +178,46 @@ impl State {
             Some(Runner { exit: Some(exit), .. }) if exit.kind == ExitKind::Failed => Standing::Error,
             Some(Runner { exit: Some(_), .. }) => Standing::ShuttingDown,
             Some(runner) if runner.is_busy() => Standing::JobRunning,
-            Some(_) if self.draining || self.shutdown => Standing::Draining,
+            Some(_) if self.draining || self.shutdown || self.leaving.is_leaving() => Standing::Draining,
             Some(Runner { phase: Phase::Listening, .. }) => Standing::Idle,
             Some(_) => Standing::RegisteringRunner,
             None if self.registration.is_some() => Standing::RegisteringRunner,
             None if self.shutdown => Standing::ShuttingDown,
-            None if self.draining => Standing::Draining,
+            None if self.draining || self.leaving.is_leaving() => Standing::Draining,
             None if self.connected => Standing::Ready,
             None => Standing::Connecting,
         }
     }
 
     /// Whether a runner runs, or is about to.
-    fn has_live_runner(&self) -> bool {
+    #[must_use]
+    pub fn has_live_runner(&self) -> bool {
         self.registration.is_some() && self.runner.as_ref().is_none_or(|runner| runner.exit.is_none())
+    }
+
+    fn is_busy(&self) -> bool {
+        self.runner.as_ref().is_some_and(Runner::is_busy)
+    }
+
+    /// When time alone changes something next.
+    #[must_use]
+    pub fn wake_at(&self, now: Instant) -> Option<Instant> {
+        let live = self.has_live_runner();
+        let leaving = live.then(|| self.leaving.next(self.is_busy())).flatten();
+        let guard = self.watch.next(&self.limits.guards, self.job_since.filter(|_| live), now);
+        [leaving, guard, self.orphaned_at()].into_iter().flatten().min()
+    }
+
+    /// When the machine goes off by itself: its runner has ended, and nobody was there to tell it for long enough.
+    fn orphaned_at(&self) -> Option<Instant> {
+        let waited = (!self.limits.orphan.is_zero() && !self.connected).then_some(self.limits.orphan)?;
+        Some(self.ended_at?.max(self.disconnected_at?) + waited)
     }
 }
 
 /// Decides.
 #[must_use]
-pub fn plan(mut state: State, input: Input) -> (State, Vec<Effect>) {
+pub fn plan(mut state: State, input: Input, now: Now) -> (State, Vec<Effect>) {
     let mut effects = Vec::new();
     match input {
         Input::Connected { vm_name } => {
@@ -173,11 +235,54 @@ pub fn plan(mut state: State, input: Input) -> (State, Vec<Effect>) {
             effects.push(answer(&mut state, command_id, Some(error)));
         }
         Input::Runner(runner) => take(&mut state, *runner),
+        Input::Notice(notice) => noticed(&mut state, notice, now.instant),
+        Input::Drain { id, deadline } => drain_here(&mut state, id, deadline, now.instant),
+        Input::Figures(figures) => state.watch.look(&state.limits.guards, figures),
+        Input::Tick => {}
     }
-    if state.shutdown && !state.has_live_runner() {
-        effects.push(Effect::PowerOff);
-    }
+    effects.extend(settle(&mut state, now));
     (state, effects)
+}
+
+fn noticed(state: &mut State, notice: Notice, now: Instant) {
+    state.notice = state.notice.max(Some(notice));
+    state.leaving.leave(now, (notice == Notice::Preempted).then_some(now));
+}
+
+/// Asked for twice, a drain no longer waits for the job.
+fn drain_here(state: &mut State, id: String, deadline: Option<Duration>, now: Instant) {
+    let again = state.local_drain.as_ref().is_some_and(|first| *first != id);
+    state.local_drain.get_or_insert(id);
+    state.leaving.leave(now, if again { Some(now) } else { deadline.and_then(|deadline| now.checked_add(deadline)) });
+}
+
+/// What the time alone, or what has just become known, makes due.
+fn settle(state: &mut State, now: Now) -> Vec<Effect> {
+    let (live, busy) = (state.has_live_runner(), state.is_busy());
+    keep_times(state, now);
+    if live && busy {
+        state.watch.time(&state.limits.guards, state.job_since, now.instant);
+    }
+    if state.watch.alarm().is_some_and(|alarm| alarm.acted) {
+        state.leaving.leave(now.instant, Some(now.instant));
+    }
+    let stop = if live { state.leaving.due(busy, now.instant) } else { None };
+    let orphaned = state.orphaned_at().is_some_and(|at| now.instant >= at);
+    let off = orphaned || (state.shutdown && !live);
+    let stop = stop.map(|stop| match stop {
+        Stop::Job => Effect::Interrupt,
+        Stop::Idle => Effect::StopIdle,
+    });
+    stop.into_iter().chain(off.then_some(Effect::PowerOff)).collect()
+}
+
+fn keep_times(state: &mut State, now: Now) {
+    let job = state.runner.as_ref().and_then(|runner| runner.job.as_ref());
+    state.job_since = state.job_since.or(job.map(|job| now.instant_of(job.started_unix_ms)));
+    if !state.has_live_runner() && state.registration.is_some() {
+        state.ended_at.get_or_insert(now.instant);
+    }
+    state.disconnected_at = if state.connected { None } else { state.disconnected_at.or(Some(now.instant)) };
 }
 
 fn obey(state: &mut State, id: String, command: Command) -> Vec<Effect> {
@@ -188,8 +293,7 @@ fn obey(state: &mut State, id: String, command: Command) -> Vec<Effect> {
         Command::Register { runner_name, jit_config } => register(state, id, runner_name, jit_config),
         Command::Drain => {
             state.draining = true;
-            let busy = state.runner.as_ref().is_some_and(Runner::is_busy);
-            let stop = (state.has_live_runner() && !busy).then_some(Effect::StopIdle);
+            let stop = (state.has_live_runner() && !state.is_busy()).then_some(Effect::StopIdle);
             stop.into_iter().chain([answer(state, id, None)]).collect()
         }
         Command::Shutdown => {
@@ -208,7 +312,9 @@ fn register(state: &mut State, id: String, runner_name: String, jit_config: Secr
             return if state.runner.is_some() { vec![answer(state, id, None)] } else { Vec::new() };
         }
         Some(first) => format!("this instance was registered before, as {}: it never is again", first.runner_name),
-        None if state.draining || state.shutdown => "this machine takes no new work".to_owned(),
+        None if state.draining || state.shutdown || state.leaving.is_leaving() => {
+            "this machine takes no new work".to_owned()
+        }
         None => {
             let registration = Registration { command_id: id, runner_name };
             state.registration = Some(registration.clone());

@@ -22,7 +22,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
-use crate::{installation::Installation, machine, metadata::MetadataError, paths::Paths};
+use crate::{installation::Installation, machine, metadata::MetadataError, paths::Paths, plan::Limits};
 
 pub use collect::{Collected, Environment};
 pub use flags::Flags;
@@ -45,8 +45,14 @@ pub struct Settings {
     pub installation: Installation,
     /// What kind of machine this is.
     pub machine: machine::Kind,
+    /// What jobs are and may do there.
+    pub jobs: machine::Jobs,
     /// Between two heartbeats, until the operator says otherwise.
     pub heartbeat: Duration,
+    /// When a job, or a machine that nobody wants, ends.
+    pub limits: Limits,
+    /// The age beyond which no machine lives, its agent dead or alive; none where 0.
+    pub maximum_lifetime: Duration,
     /// host or host:port of the metadata server.
     pub metadata_host: String,
     /// Identifies this boot.

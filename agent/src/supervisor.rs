@@ -54,6 +54,9 @@ pub trait Supervisor: Send + Sync {
     /// Asks the listener to end, unless it has a job.
     async fn stop_idle(&self);
 
+    /// Asks the listener to end, and its job with it.
+    async fn interrupt(&self);
+
     /// Ends everything that was started, for the machine goes off.
     async fn kill(&self);
 }

@@ -4,6 +4,8 @@ use miglet_proto::v1;
 use secrecy::SecretString;
 
 use crate::{
+    guards::{Alarm, Kind},
+    notice::Notice,
     plan::{Answer, Command, Input, State},
     runner::{ExitKind, Job, JobResult, Runner},
 };
@@ -20,8 +22,26 @@ pub fn report(state: &State) -> v1::Report {
         exit: runner.and_then(exit),
         health: None,
         error: state.error.clone(),
+        notice: state.notice.map_or(v1::Notice::Unspecified, notice).into(),
+        guard: state.watch.alarm().map(guard),
         ghost: runner.is_some_and(|runner| runner.ghost && runner.job.is_none()),
     }
+}
+
+fn notice(notice: Notice) -> v1::Notice {
+    match notice {
+        Notice::Preempted => v1::Notice::Preempted,
+        Notice::Maintenance => v1::Notice::Maintenance,
+    }
+}
+
+fn guard(alarm: &Alarm) -> v1::Guard {
+    let kind = match alarm.kind {
+        Kind::Runtime => v1::GuardKind::Runtime,
+        Kind::Disk => v1::GuardKind::Disk,
+        Kind::Memory => v1::GuardKind::Memory,
+    };
+    v1::Guard { kind: kind.into(), acted: alarm.acted, detail: alarm.detail.clone() }
 }
 
 fn job(job: &Job) -> v1::Job {

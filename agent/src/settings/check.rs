@@ -8,9 +8,12 @@ use tracing::level_filters::LevelFilter;
 
 use super::{Collected, Key, Settings, SettingsError};
 use crate::{
+    firewall::MetadataAccess,
+    guards::{Guards, Thresholds},
     installation::{self, Installation, Version, Wanted},
-    machine,
+    machine::{self, Jobs},
     paths::Paths,
+    plan::Limits,
 };
 
 /// Collects problems instead of stopping at the first.
@@ -52,6 +55,22 @@ impl Checker<'_> {
         }
         let wanted = self.wanted();
         Some(Installation { runner_dir: runner?, cache_dir: cache?, wanted })
+    }
+
+    fn jobs(&mut self) -> Option<Jobs> {
+        let user = self.take("runner-user", login);
+        let allow_root = self.take("runner-allow-root", truth);
+        let metadata_access = self.take("runner-metadata-access", |text| MetadataAccess::from_str(text, true));
+        Some(Jobs { user: user?, allow_root: allow_root?, metadata_access: metadata_access? })
+    }
+
+    fn limits(&mut self) -> Option<Limits> {
+        let disk = (self.take("guard-disk-warn-percent", percent), self.take("guard-disk-act-percent", percent));
+        let memory = (self.take("guard-memory-warn-percent", percent), self.take("guard-memory-act-percent", percent));
+        let (runtime, orphan) = (self.take("guard-runtime-seconds", period), self.take("orphan-seconds", period));
+        let thresholds = |(warn, act): (Option<u8>, Option<u8>)| Some(Thresholds { warn: warn?, act: act? });
+        let guards = Guards { runtime: runtime?, disk: thresholds(disk)?, memory: thresholds(memory)? };
+        Some(Limits { guards, orphan: orphan? })
     }
 
     fn wanted(&mut self) -> Option<Wanted> {
@@ -103,6 +122,22 @@ impl Collected {
         }
     }
 
+    /// Only who jobs run as: known from the start, for it depends on the machine alone. `None` where jobs run as the
+    /// agent itself.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn jobs(&self) -> Result<Option<Jobs>, SettingsError> {
+        let mut checker = Checker { collected: self, problems: self.problems.clone() };
+        let machine = checker.take("machine", |text| machine::Kind::from_str(text, true));
+        let jobs = checker.jobs();
+        if checker.problems.is_empty() {
+            Ok(jobs.filter(|_| machine == Some(machine::Kind::Systemd)))
+        } else {
+            Err(SettingsError::Invalid(checker.problems))
+        }
+    }
+
     fn checked(&self, checker: &mut Checker<'_>) -> Option<Settings> {
         let endpoint = checker.take("endpoint", endpoint);
         let ca = checker.take("ca", certificates);
@@ -110,7 +145,10 @@ impl Collected {
         let installation = checker.installation();
         let paths = checker.paths(installation.as_ref().map(|installation| installation.runner_dir.clone()));
         let machine = checker.take("machine", |text| machine::Kind::from_str(text, true));
+        let jobs = checker.jobs();
         let heartbeat = checker.take("heartbeat-seconds", seconds);
+        let limits = checker.limits();
+        let maximum_lifetime = checker.take("maximum-lifetime-seconds", period);
         let metadata_host = checker.take("metadata-host", word);
         let log_level = checker.take("log-level", level);
         let (host, port) = endpoint?;
@@ -122,7 +160,10 @@ impl Collected {
             paths: paths?,
             installation: installation?,
             machine: machine?,
+            jobs: jobs?,
             heartbeat: heartbeat?,
+            limits: limits?,
+            maximum_lifetime: maximum_lifetime?,
             metadata_host: metadata_host?,
             boot_id: self.text("boot-id").or_else(kernel_boot_id).unwrap_or_default(),
             log_level: log_level?,
@@ -159,9 +200,31 @@ fn word(text: &str) -> Result<String, String> {
     if sound { Ok(text.to_owned()) } else { Err(format!("{text:?} is not one word")) }
 }
 
+/// As useradd takes it, and no number: that would be another user's id.
+fn login(text: &str) -> Result<String, String> {
+    let tail = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
+    let sound = text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') && text.chars().all(tail);
+    if sound && text.len() <= 32 { Ok(text.to_owned()) } else { Err(format!("{text:?} is no user name")) }
+}
+
+fn truth(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<u32>().ok().filter(|s| (1..=3600).contains(s));
     seconds.map(|s| Duration::from_secs(s.into())).ok_or_else(|| format!("{text:?} is not a number from 1 to 3600"))
+}
+
+/// A month is far beyond any job.
+fn period(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<u32>().ok().filter(|s| *s <= 2_592_000);
+    seconds.map(|s| Duration::from_secs(s.into())).ok_or_else(|| format!("{text:?} is not a number from 0 to 2592000"))
+}
+
+fn percent(text: &str) -> Result<u8, String> {
+    let percent = text.parse::<u8>().ok().filter(|percent| *percent <= 100);
+    percent.ok_or_else(|| format!("{text:?} is not a number from 0 to 100"))
 }
 
 fn level(text: &str) -> Result<LevelFilter, String> {

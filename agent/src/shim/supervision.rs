@@ -11,11 +11,13 @@ use tokio::{
     signal::unix::{self, SignalKind},
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
 use super::{
-    Order, ghost,
+    Order,
+    confinement::Confinement,
+    ghost,
     leftovers::{kill_all, reap},
     listener,
     progress::Progress,
@@ -31,6 +33,8 @@ use crate::{
 
 /// After the listener's exit its pipes end too, unless something fled with one.
 const EOF_DEADLINE: Duration = Duration::from_secs(5);
+/// An interrupted listener tells its job's steps to end (SIGINT, SIGTERM, SIGKILL: 10 s), uploads the log and reports.
+const INTERRUPT_DEADLINE: Duration = Duration::from_secs(45);
 /// A self-update takes seconds.
 const UPDATE_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -79,24 +83,28 @@ impl Shared {
 pub(super) struct Supervision {
     paths: Paths,
     shared: Shared,
+    confinement: Confinement,
     publish: watch::Sender<Runner>,
     orders: mpsc::Receiver<Order>,
     children: unix::Signal,
     terminate: unix::Signal,
     listener: Option<Process>,
     interrupted: bool,
+    kill_at: Option<Instant>,
 }
 
 impl Supervision {
     pub(super) fn new(
         paths: Paths,
         shared: Shared,
+        confinement: Confinement,
         publish: watch::Sender<Runner>,
         orders: mpsc::Receiver<Order>,
     ) -> std::io::Result<Self> {
         let children = unix::signal(SignalKind::child())?;
         let terminate = unix::signal(SignalKind::terminate())?;
-        Ok(Self { paths, shared, publish, orders, children, terminate, listener: None, interrupted: false })
+        let (listener, interrupted, kill_at) = (None, false, None);
+        Ok(Self { paths, shared, confinement, publish, orders, children, terminate, listener, interrupted, kill_at })
     }
 
     /// Runs the listener until there is nothing more to run, and writes down how it ended.
@@ -105,7 +113,7 @@ impl Supervision {
             Some(jit) => self.supervise(&jit).await,
             None => failure("the registration never arrived: the agent ended while it handed it over"),
         };
-        kill_all().await;
+        kill_all(self.confinement.cgroup.as_ref()).await;
         self.shared.edit(|runner| {
             runner.phase = Phase::Exited;
             runner.exit = Some(end);
@@ -136,7 +144,7 @@ impl Supervision {
 
     /// One life of the listener; its exit code.
     async fn run_once(&mut self, jit: &SecretString) -> std::io::Result<i32> {
-        let mut child = listener::start(&self.paths, jit)?;
+        let mut child = listener::start(&self.paths, &self.confinement, jit)?;
         let readers = listener::read(&mut child, &self.shared)?;
         let pid = child.id().cast_signed();
         self.listener = Process::of(pid);
@@ -147,7 +155,7 @@ impl Supervision {
         self.listener = None;
         // An update script outlives the listener on purpose; nothing else may.
         if !matches!(code, 3 | 4) {
-            kill_all().await;
+            kill_all(self.confinement.cgroup.as_ref()).await;
         }
         read_out(readers).await;
         self.tell();
@@ -173,6 +181,7 @@ impl Supervision {
                         self.tell();
                     }
                 }
+                () = at(self.kill_at) => self.kill(),
             }
         }
     }
@@ -207,12 +216,8 @@ impl Supervision {
     async fn obey(&mut self, order: Option<Order>) {
         match order {
             Some(Order::InterruptIfIdle) if !self.shared.snapshot().is_busy() => self.interrupt(),
-            Some(Order::Kill) => {
-                self.interrupted = true;
-                if let Some(listener) = self.listener {
-                    listener.signal(Signal::KILL);
-                }
-            }
+            Some(Order::Interrupt) => self.interrupt(),
+            Some(Order::Kill) => self.kill(),
             // Busy: the job goes on to its end. None: the socket is gone, the job is not.
             Some(Order::InterruptIfIdle) => {}
             None => sleep(Duration::from_secs(1)).await,
@@ -221,8 +226,16 @@ impl Supervision {
 
     fn interrupt(&mut self) {
         self.interrupted = true;
+        self.kill_at.get_or_insert(Instant::now() + INTERRUPT_DEADLINE);
         if let Some(listener) = self.listener {
             listener.signal(Signal::INT);
+        }
+    }
+
+    fn kill(&mut self) {
+        (self.interrupted, self.kill_at) = (true, None);
+        if let Some(listener) = self.listener {
+            listener.signal(Signal::KILL);
         }
     }
 
@@ -234,6 +247,14 @@ impl Supervision {
             tracing::error!(%error, "the runner's record was not written");
         }
         self.publish.send_replace(runner);
+    }
+}
+
+/// Never, when there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

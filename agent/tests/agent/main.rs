@@ -7,7 +7,11 @@ mod doctor;
 #[cfg(test)]
 mod install;
 #[cfg(test)]
+mod listener;
+#[cfg(test)]
 mod operator;
+#[cfg(test)]
+mod packaging;
 #[cfg(test)]
 mod world;
 
@@ -393,6 +397,7 @@ impl Supervisor for Simulated {
     }
     async fn resume(&self, _: Registration) {}
     async fn stop_idle(&self) {}
+    async fn interrupt(&self) {}
     async fn kill(&self) {}
 }
 

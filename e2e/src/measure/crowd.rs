@@ -135,6 +135,8 @@ impl Supervisor for Scripted {
 
     async fn stop_idle(&self) {}
 
+    async fn interrupt(&self) {}
+
     async fn kill(&self) {}
 }
 
