@@ -235,7 +235,11 @@ fn directories(root: &Path, path: &Path) -> Result<(), ArchiveError> {
                     return Err(refused(path.as_os_str().as_bytes(), "lies below something that is no directory"));
                 }
             }
-            made => made.map_err(failed)?,
+            made => {
+                made.map_err(failed)?;
+                // The service's umask had its say, and another user is to enter.
+                std::fs::set_permissions(&place, Permissions::from_mode(0o755)).map_err(failed)?;
+            }
         }
     }
     Ok(())
