@@ -49,7 +49,7 @@ impl Ports {
     /// The real ones.
     #[must_use]
     pub fn real(settings: &Settings) -> Self {
-        let supervisor = Arc::new(Shim::new(settings.paths.clone(), settings.program.clone()));
+        let supervisor = Arc::new(Shim::new(settings.paths.clone(), settings.program.clone(), settings.hooks.clone()));
         Self { supervisor, machine: settings.machine.machine().into() }
     }
 }

@@ -25,7 +25,7 @@ use tokio::{io::AsyncReadExt, net::unix::pipe, sync::mpsc, time::timeout};
 
 use crate::{
     hook,
-    paths::{Paths, make_dir},
+    paths::Paths,
     process::Process,
     record::{self, RecordError},
     runner::Runner,
@@ -56,6 +56,12 @@ pub struct ShimArgs {
     /// The runner's name.
     #[arg(long)]
     pub runner_name: String,
+    /// The user's script before the job.
+    #[arg(long)]
+    pub hook_job_started: Option<PathBuf>,
+    /// The user's script after it.
+    #[arg(long)]
+    pub hook_job_completed: Option<PathBuf>,
 }
 
 /// The shim cannot do its work.
@@ -99,7 +105,8 @@ pub async fn run(args: ShimArgs) -> Result<(), ShimError> {
         ..Runner::default()
     };
     record::write(&paths.runner_record(), &runner)?;
-    let done = supervise(&paths, runner.clone()).await;
+    let scripts = hook::Scripts { job_started: args.hook_job_started, job_completed: args.hook_job_completed };
+    let done = supervise(&paths, runner.clone(), &scripts).await;
     if let Err(error) = &done {
         record::write(&paths.runner_record(), &runner.failed(&error.in_full()))?;
     }
@@ -107,13 +114,15 @@ pub async fn run(args: ShimArgs) -> Result<(), ShimError> {
     done
 }
 
-async fn supervise(paths: &Paths, runner: Runner) -> Result<(), ShimError> {
+async fn supervise(paths: &Paths, runner: Runner, scripts: &hook::Scripts) -> Result<(), ShimError> {
     let (orders_in, orders) = mpsc::channel(8);
     let shared = supervision::Shared::new(runner.clone());
     let (publish, snapshots) = tokio::sync::watch::channel(runner);
     let agents = server::serve_agents(&paths.shim_socket(), snapshots, orders_in).map_err(failed("open its socket"))?;
-    install_hooks(paths).map_err(failed("write the hook scripts"))?;
-    let hooks = server::serve_hooks(&paths.hook_socket(), shared.clone()).map_err(failed("open the hook socket"))?;
+    let program = std::env::current_exe().map_err(failed("find its own program"))?;
+    hook::install(paths, &program, scripts).map_err(failed("write the hook scripts"))?;
+    let hooks = server::serve_hooks(&paths.hook_socket(), shared.clone(), Vec::new())
+        .map_err(failed("open the hook socket"))?;
     let jit = read_jit().await;
     supervision::Supervision::new(paths.clone(), shared, publish, orders)
         .map_err(failed("watch its children"))?
@@ -143,17 +152,4 @@ async fn read_jit() -> Option<SecretString> {
     timeout(JIT_DEADLINE, read).await.ok()?.ok()?;
     let jit = text.strip_suffix('\n')?;
     (!jit.is_empty()).then(|| SecretString::from(jit))
-}
-
-/// The scripts the runner calls around its job; the runner's user must be able to read them.
-fn install_hooks(paths: &Paths) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    make_dir(&paths.data, 0o755)?;
-    let program = std::env::current_exe()?;
-    for event in hook::Event::ALL {
-        let path = paths.hook_script(event.name());
-        std::fs::write(&path, hook::script(&program, &paths.hook_socket(), event))?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
-    }
-    Ok(())
 }

@@ -17,7 +17,10 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::view::{Timing, VmView};
-use crate::compute::{DeleteTarget, ErrorClass};
+use crate::{
+    compute::{DeleteTarget, ErrorClass},
+    forge::Run,
+};
 
 mod drain;
 mod life;
@@ -57,6 +60,8 @@ pub enum Step {
         /// The forge's id.
         id: i64,
     },
+    /// Ask the forge which of this run's jobs the runner has: once, and nothing depends on it.
+    FindJob(Run),
     /// Make sure the credential still sees the scope.
     CheckScope,
     /// Remove the registration.

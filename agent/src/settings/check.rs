@@ -9,6 +9,7 @@ use tracing::level_filters::LevelFilter;
 use super::{Collected, Key, Settings, SettingsError};
 use crate::{
     guards::{Guards, Thresholds},
+    hook::Scripts,
     installation::{self, Installation, Version, Wanted},
     machine,
     paths::Paths,
@@ -122,6 +123,10 @@ impl Collected {
         let paths = checker.paths(installation.as_ref().map(|installation| installation.runner_dir.clone()));
         let machine = checker.take("machine", |text| machine::Kind::from_str(text, true));
         let heartbeat = checker.take("heartbeat-seconds", seconds);
+        let hooks = Scripts {
+            job_started: checker.optional("hook-job-started", directory),
+            job_completed: checker.optional("hook-job-completed", directory),
+        };
         let limits = checker.limits();
         let maximum_lifetime = checker.take("maximum-lifetime-seconds", period);
         let metadata_host = checker.take("metadata-host", word);
@@ -136,6 +141,7 @@ impl Collected {
             installation: installation?,
             machine: machine?,
             heartbeat: heartbeat?,
+            hooks,
             limits: limits?,
             maximum_lifetime: maximum_lifetime?,
             metadata_host: metadata_host?,

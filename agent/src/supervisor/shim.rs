@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{Launch, Registration, Supervisor, SupervisorError};
-use crate::{lines::Lines, paths::Paths, record, runner::Runner, shim::Order};
+use crate::{hook::Scripts, lines::Lines, paths::Paths, record, runner::Runner, shim::Order};
 
 /// Between two looks at a shim that does not answer.
 const RETRY: Duration = Duration::from_millis(50);
@@ -40,18 +40,19 @@ const SNAPSHOT_LIMIT: usize = 128 * 1024;
 pub struct Shim {
     paths: Paths,
     program: PathBuf,
+    scripts: Scripts,
     publish: watch::Sender<Option<Runner>>,
     orders: mpsc::Sender<Order>,
     unfollowed: Mutex<Option<mpsc::Receiver<Order>>>,
 }
 
 impl Shim {
-    /// `program` is the `miglet` executable.
+    /// `program` is the `miglet` executable, `scripts` are the user's.
     #[must_use]
-    pub fn new(paths: Paths, program: PathBuf) -> Self {
+    pub fn new(paths: Paths, program: PathBuf, scripts: Scripts) -> Self {
         let (orders, receiver) = mpsc::channel(8);
         let publish = watch::channel(None).0;
-        Self { paths, program, publish, orders, unfollowed: Mutex::new(Some(receiver)) }
+        Self { paths, program, scripts, publish, orders, unfollowed: Mutex::new(Some(receiver)) }
     }
 
     /// Follows the one shim there is, for as long as it lives.
@@ -69,6 +70,13 @@ impl Shim {
         command.arg("--state-dir").arg(&self.paths.state).arg("--data-dir").arg(&self.paths.data);
         command.arg("--runner-dir").arg(&self.paths.runner);
         command.arg("--command-id").arg(&registration.command_id).arg("--runner-name").arg(&registration.runner_name);
+        let hooks =
+            [("--hook-job-started", &self.scripts.job_started), ("--hook-job-completed", &self.scripts.job_completed)];
+        for (flag, script) in hooks {
+            if let Some(script) = script {
+                command.arg(flag).arg(script);
+            }
+        }
         // Not the agent's pipes: they die with it.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::from(log));
         Ok(command)

@@ -3,6 +3,10 @@
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
+mod ending;
+#[cfg(test)]
+mod hooks;
+#[cfg(test)]
 mod install;
 #[cfg(test)]
 mod operator;

@@ -11,9 +11,9 @@ use crate::{
         AgentStatus, GitHub, GroupRef, InstanceStatus, KubeTime, Lifecycle, PoolRef, RunnerStatus, RunnerVm,
         RunnerVmSpec, RunnerVmStatus, SecretRef, names,
     },
-    forge::{Deletion, Runner},
+    forge::{Deletion, Run, Runner},
     gateway::{
-        report::{AgentState, Exit, ExitKind, Report},
+        report::{AgentState, Exit, ExitKind, Guard, GuardKind, Job, Notice, Report},
         sessions::AgentView,
     },
     vm::{
