@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, io, path::PathBuf, sync::Arc, time::Duration};
 
 use miglet_proto::v1;
+use secrecy::ExposeSecret;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -13,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Now,
     durable,
+    error::in_full,
     guards::Guards,
     health::Sampler,
+    jit,
     key::{AgentKey, KeyError},
-    machine::{Machine, MachineError},
+    machine::{ALIVE_PERIOD, Jobs, Machine, MachineError},
     metadata::Metadata,
     notice,
     paths::{Paths, make_dir},
@@ -49,8 +52,9 @@ impl Ports {
     /// The real ones.
     #[must_use]
     pub fn real(settings: &Settings) -> Self {
-        let supervisor = Arc::new(Shim::new(settings.paths.clone(), settings.program.clone(), settings.hooks.clone()));
-        Self { supervisor, machine: settings.machine.machine().into() }
+        let machine: Arc<dyn Machine> = settings.machine.machine().into();
+        let supervisor = Shim::new(settings, machine.clone());
+        Self { supervisor: Arc::new(supervisor), machine }
     }
 }
 
@@ -121,8 +125,8 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
     };
     let looking = tokio::spawn(look(settings.limits.guards, settings.paths.runner.clone(), session.inputs.clone()));
     let tasks = Tasks { others: vec![serving, noticing, looking], session: tokio::spawn(session.run()) };
-    let Settings { paths, sources, .. } = settings;
-    let driver = Driver { paths, sources, ports, state, reports, statuses, answers: Some(answers), tasks };
+    let Settings { paths, sources, jobs, .. } = settings;
+    let driver = Driver { paths, sources, jobs, ports, state, reports, statuses, answers: Some(answers), tasks };
     driver.drive(inputs, shutdown).await
 }
 
@@ -176,6 +180,7 @@ impl Drop for Tasks {
 struct Driver {
     paths: Paths,
     sources: Vec<Sourced>,
+    jobs: Jobs,
     ports: Ports,
     state: State,
     reports: watch::Sender<v1::Report>,
@@ -189,10 +194,15 @@ impl Driver {
     async fn drive(mut self, mut inputs: mpsc::Receiver<Input>, stop: CancellationToken) -> Result<Ended, AgentError> {
         let mut snapshots = self.ports.supervisor.snapshots();
         snapshots.mark_changed();
+        let mut alive = tokio::time::interval(ALIVE_PERIOD);
         loop {
             let now = Instant::now();
             let wake_at = self.state.wake_at(now).unwrap_or(now + QUIET);
             let input = tokio::select! {
+                _ = alive.tick() => {
+                    self.ports.machine.alive();
+                    None
+                }
                 () = sleep_until(wake_at) => Some(Input::Tick),
                 () = stop.cancelled() => return Ok(Ended::Detached),
                 Ok(()) = snapshots.changed() => snapshots.borrow_and_update().clone().map(|r| Input::Runner(Box::new(r))),
@@ -244,12 +254,20 @@ impl Driver {
         }
     }
 
-    /// The marker comes first: a crash in between costs this machine, never a second registration.
+    /// The marker comes first: a crash in between costs this machine, and so does a bad registration; never is there a
+    /// second one.
     async fn launch(&self, launch: Launch) -> Input {
         let command_id = launch.registration.command_id.clone();
         let marker = serde_json::to_vec(&launch.registration).unwrap_or_default();
         if let Err(error) = durable::create(&self.paths.registration(), &marker) {
             return Input::LaunchFailed { command_id, error: format!("could not note the registration: {error}") };
+        }
+        if let Err(error) = jit::check(launch.jit_config.expose_secret()) {
+            return Input::LaunchFailed { command_id, error: error.to_string() };
+        }
+        // What may be asked for has changed since the agent's start, and so may the rules.
+        if let Err(error) = self.ports.machine.confine(&self.jobs).await {
+            return Input::LaunchFailed { command_id, error: in_full(&error) };
         }
         match self.ports.supervisor.start(launch).await {
             Ok(()) => Input::Launched { command_id },

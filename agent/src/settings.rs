@@ -45,6 +45,8 @@ pub struct Settings {
     pub installation: Installation,
     /// What kind of machine this is.
     pub machine: machine::Kind,
+    /// What jobs are and may do there.
+    pub jobs: machine::Jobs,
     /// Between two heartbeats, until the operator says otherwise.
     pub heartbeat: Duration,
     /// The user's scripts around a job.

@@ -24,6 +24,7 @@ pub fn report(state: &State) -> v1::Report {
         error: state.error.clone(),
         notice: state.notice.map_or(v1::Notice::Unspecified, notice).into(),
         guard: state.watch.alarm().map(guard),
+        ghost: runner.is_some_and(|runner| runner.ghost && runner.job.is_none()),
     }
 }
 

@@ -32,6 +32,7 @@ impl From<v1::Report> for Report {
                 Ok(v1::Notice::Unspecified) | Err(_) => None,
             },
             guard: report.guard.and_then(guard),
+            ghost: report.ghost,
         }
     }
 }

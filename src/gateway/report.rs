@@ -57,6 +57,8 @@ pub struct Report {
     pub notice: Option<Notice>,
     /// A limit of its machine that was neared or passed.
     pub guard: Option<Guard>,
+    /// It says that its runner waits for ever: the job it was offered was gone, and its registration with it. A hint.
+    pub ghost: bool,
 }
 
 /// What the cloud announced to a machine; the later one is the worse.
@@ -173,6 +175,12 @@ impl Report {
         self.state == AgentState::Idle || (self.state <= AgentState::Ready && self.runner_name.is_empty())
     }
 
+    /// Whether its runner may be a ghost. Only for as long as no job has run: after that its word is a job's.
+    #[must_use]
+    pub fn haunted(&self) -> bool {
+        self.ghost && self.state == AgentState::Idle
+    }
+
     /// What is known after hearing `next`: the state never goes back, a job or an exit once reported stays.
     ///
     /// After a job started the VM is in the job's hands: a Busy that becomes Idle again would be a way to look unused.
@@ -188,6 +196,7 @@ impl Report {
             error: next.error,
             notice: self.notice.max(next.notice),
             guard: Guard::worse(self.guard.as_ref(), next.guard),
+            ghost: next.ghost,
         }
     }
 }

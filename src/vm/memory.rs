@@ -73,6 +73,8 @@ pub struct Memory {
     pub suspected: bool,
     /// The agent was told to drain.
     pub drain_told: bool,
+    /// Why its pool deleted it: a deletion itself cannot carry a reason, and an annotation would be one more write.
+    pub removed_for: Option<&'static str>,
     /// What a VM that never called in had to say.
     pub last_words: Option<String>,
     /// Last trouble with the forge, in words.

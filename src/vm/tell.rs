@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Why VMs end: the closed set of a metric's label.
-pub(super) const END_REASONS: [&str; 28] = [
+pub(super) const END_REASONS: [&str; 31] = [
     "JobCompleted",
     "RunnerExitedWithoutJob",
     "RunnerFailed",
@@ -45,6 +45,9 @@ pub(super) const END_REASONS: [&str; 28] = [
     "InstanceDown",
     "InstanceGone",
     "TerminateNow",
+    "ScaledDown",
+    "Outdated",
+    "PoolDeleted",
     "Deleted",
 ];
 const JOB_RESULTS: [&str; 7] = ["Succeeded", "SucceededWithIssues", "Failed", "Canceled", "Skipped", "Abandoned", LOST];

@@ -14,11 +14,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::Event;
 use crate::paths::{Paths, make_dir};
 
 /// The user's own scripts that the settings name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Scripts {
     /// Before the job's first step.
     pub job_started: Option<PathBuf>,

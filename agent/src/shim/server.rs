@@ -1,6 +1,6 @@
 //! The shim's two sockets: snapshots and orders for the agent, one short message for hooks.
 
-use std::{io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -51,11 +51,11 @@ pub(super) fn serve_agents(
     snapshots: watch::Receiver<Runner>,
     orders: mpsc::Sender<Order>,
 ) -> io::Result<Agents> {
-    let listener = listen(path, 0o600)?;
+    let listener = listen(path)?;
     let (serving, served) = mpsc::channel(1);
     let accepting = tokio::spawn(async move {
         loop {
-            let Some(stream) = accept(&listener, &[]).await else { continue };
+            let Some(stream) = accept(&listener, None).await else { continue };
             let (snapshots, orders, serving) = (snapshots.clone(), orders.clone(), serving.clone());
             tokio::spawn(async move {
                 // The agent went away: it will come back.
@@ -97,14 +97,13 @@ async fn serve_agent(
     }
 }
 
-/// Opens the hooks' socket, for this user, root and `others`. One after the other, each within half a second: a job that
-/// floods it costs its own time.
-pub(super) fn serve_hooks(path: &Path, shared: Shared, others: Vec<u32>) -> io::Result<JoinHandle<()>> {
-    // Whoever can see it may connect; who may speak is decided by the kernel's word on who that is.
-    let listener = listen(path, 0o666)?;
+/// Opens the hooks' socket. One after the other, each within half a second: a job that floods it costs its own time.
+pub(super) fn serve_hooks(path: &Path, uid: Option<u32>, shared: Shared) -> io::Result<JoinHandle<()>> {
+    let listener = listen(path)?;
+    std::os::unix::fs::chown(path, uid, None)?;
     Ok(tokio::spawn(async move {
         loop {
-            let Some(mut stream) = accept(&listener, &others).await else { continue };
+            let Some(mut stream) = accept(&listener, uid).await else { continue };
             if let Ok(Some(message)) = timeout(HOOK_DEADLINE, read_hook(&mut stream)).await {
                 shared.identify(message.job);
             }
@@ -118,19 +117,16 @@ async fn read_hook(stream: &mut UnixStream) -> Option<hook::Message> {
     hook::Message::parse(&bytes).ok()
 }
 
-/// A fresh socket of this mode.
-fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
+/// A fresh socket, for this user only.
+pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => UnixListener::bind(path),
     }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    Ok(listener)
 }
 
-/// The next connection from a process of this very user, of root, or of one of these.
-async fn accept(listener: &UnixListener, others: &[u32]) -> Option<UnixStream> {
+/// The next connection from a process of this very user, of root, or of that other one.
+pub(super) async fn accept(listener: &UnixListener, other: Option<u32>) -> Option<UnixStream> {
     let Ok((stream, _)) = listener.accept().await else {
         // Out of descriptors: not in a busy loop.
         sleep(Duration::from_millis(50)).await;
@@ -138,5 +134,5 @@ async fn accept(listener: &UnixListener, others: &[u32]) -> Option<UnixStream> {
     };
     let uid = stream.peer_cred().ok()?.uid();
     let own = rustix::process::geteuid().as_raw();
-    (uid == 0 || uid == own || others.contains(&uid)).then_some(stream)
+    (uid == 0 || uid == own || Some(uid) == other).then_some(stream)
 }
