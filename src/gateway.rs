@@ -15,6 +15,7 @@ pub mod admission;
 mod attestation;
 mod binding;
 mod convert;
+pub mod events;
 mod identity;
 mod keys;
 mod listener;
@@ -27,5 +28,5 @@ mod service;
 pub mod sessions;
 mod tls;
 
-pub use server::{Backends, Caps, Gateway, GatewayConfig, GatewayError};
+pub use server::{Backends, Caps, EventObserver, Gateway, GatewayConfig, GatewayError};
 pub use tls::{TlsError, TlsFiles};

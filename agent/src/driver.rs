@@ -15,6 +15,7 @@ use crate::{
     clock::Now,
     durable,
     error::in_full,
+    events::{Moment, Told},
     guards::Guards,
     health::Sampler,
     jit,
@@ -22,6 +23,7 @@ use crate::{
     machine::{ALIVE_PERIOD, Jobs, Machine, MachineError},
     metadata::Metadata,
     notice,
+    outbox::Outbox,
     paths::{Paths, make_dir},
     plan::{Answer, Effect, Input, State, plan},
     session::Session,
@@ -32,6 +34,10 @@ use crate::{
     wire,
 };
 
+/// A write takes a millisecond. What is told before its event is on the disk may be told twice as long, not more.
+const RECORD_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a machine waits to go off until what it told was dealt with.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at disk and memory.
 const LOOK: Duration = Duration::from_secs(10);
 /// The last resort comes after everything else that ends a machine of that age.
@@ -109,6 +115,8 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
     limit_lifetime(&*ports.machine, settings.maximum_lifetime).await;
     let state = State::new(registration, runner, settings.limits);
     let statuses = watch::Sender::new(Status::of(&state, &settings.sources));
+    let spool = (settings.paths.event_spool(), settings.boot_id.clone(), settings.spool_bytes);
+    let (outbox, told, recording) = Outbox::open(spool.0, spool.1, spool.2).await;
     let (inputs_in, inputs) = mpsc::channel(64);
     let serving = status::serve(&settings.paths.agent_socket(), statuses.subscribe(), inputs_in.clone())
         .map_err(failed(&settings.paths.agent_socket()))?;
@@ -120,13 +128,16 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
         dialer: Dialer::new(&settings, &key)?,
         reports: reports.subscribe(),
         answers: answers_out,
+        outbox: outbox.clone(),
         inputs: inputs_in,
         settings: settings.clone(),
     };
     let looking = tokio::spawn(look(settings.limits.guards, settings.paths.runner.clone(), session.inputs.clone()));
-    let tasks = Tasks { others: vec![serving, noticing, looking], session: tokio::spawn(session.run()) };
+    let others = vec![serving, noticing, looking, recording];
+    let tasks = Tasks { others, session: tokio::spawn(session.run()) };
     let Settings { paths, sources, jobs, .. } = settings;
-    let driver = Driver { paths, sources, jobs, ports, state, reports, statuses, answers: Some(answers), tasks };
+    let answers = Some(answers);
+    let driver = Driver { paths, sources, jobs, ports, state, told, outbox, reports, statuses, answers, tasks };
     driver.drive(inputs, shutdown).await
 }
 
@@ -183,6 +194,8 @@ struct Driver {
     jobs: Jobs,
     ports: Ports,
     state: State,
+    told: Told,
+    outbox: Outbox,
     reports: watch::Sender<v1::Report>,
     statuses: watch::Sender<Status>,
     /// Gone once goodbye was said.
@@ -194,6 +207,9 @@ impl Driver {
     async fn drive(mut self, mut inputs: mpsc::Receiver<Input>, stop: CancellationToken) -> Result<Ended, AgentError> {
         let mut snapshots = self.ports.supervisor.snapshots();
         snapshots.mark_changed();
+        // What an earlier agent did not get to tell.
+        self.tell(State::default()).await;
+        self.publish();
         let mut alive = tokio::time::interval(ALIVE_PERIOD);
         loop {
             let now = Instant::now();
@@ -220,8 +236,10 @@ impl Driver {
         let mut queue = VecDeque::from([input]);
         let mut power_off = false;
         while let Some(input) = queue.pop_front() {
+            let before = self.state.clone();
             let (state, effects) = plan(std::mem::take(&mut self.state), input, Now::read());
             self.state = state;
+            self.tell(before).await;
             self.publish();
             for effect in effects {
                 match effect {
@@ -234,6 +252,23 @@ impl Driver {
             }
         }
         power_off
+    }
+
+    /// Tells the events that follow from the state's change, and has them written before anything else follows from it.
+    async fn tell(&mut self, mut before: State) {
+        loop {
+            self.state.spool_error = self.outbox.trouble();
+            let events = self.told.due(&before, &self.state, Moment::now());
+            if events.is_empty() {
+                return;
+            }
+            for event in events {
+                tracing::info!(kind = event.kind().as_str_name(), sequence = event.sequence, "event");
+                self.outbox.put(event);
+            }
+            self.outbox.until_recorded(self.told.last(), RECORD_PATIENCE).await;
+            before = self.state.clone();
+        }
     }
 
     fn publish(&self) {
@@ -275,9 +310,10 @@ impl Driver {
         }
     }
 
-    /// What was answered and reported reaches the operator first, within its bound.
+    /// What was told, answered and reported reaches the operator first, within its bounds.
     async fn power_off(mut self) -> Result<Ended, AgentError> {
-        tracing::info!("powering off");
+        let flushed = self.outbox.until_acked(self.told.last(), FLUSH_PATIENCE).await;
+        tracing::info!(flushed, "powering off");
         self.answers = None;
         let goodbye = tokio::time::timeout(Duration::from_secs(3), &mut self.tasks.session);
         goodbye.await.ok();

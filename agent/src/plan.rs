@@ -45,19 +45,23 @@ pub struct State {
     pub shutdown: bool,
     /// The last error, for people.
     pub error: String,
+    /// The machine goes off.
+    pub off: bool,
+    /// Why events are not, or not all, on the disk; empty while they are.
+    pub spool_error: String,
     /// What the settings limit.
     pub limits: Limits,
     /// The cloud takes the machine away.
     pub notice: Option<Notice>,
     /// What limits are near or passed.
     pub watch: Watch,
-    leaving: Leaving,
+    pub(crate) leaving: Leaving,
     /// The drain that somebody on this machine asked for.
-    local_drain: Option<String>,
-    job_since: Option<Instant>,
-    ended_at: Option<Instant>,
-    disconnected_at: Option<Instant>,
-    answers: VecDeque<Answer>,
+    pub(crate) local_drain: Option<String>,
+    pub(crate) job_since: Option<Instant>,
+    pub(crate) ended_at: Option<Instant>,
+    pub(crate) disconnected_at: Option<Instant>,
+    pub(crate) answers: VecDeque<Answer>,
 }
 
 /// What the settings limit.
@@ -189,6 +193,13 @@ impl State {
         }
     }
 
+    /// What is wrong now, for people.
+    #[must_use]
+    pub fn trouble(&self) -> String {
+        let troubles = [&self.error, &self.spool_error];
+        troubles.into_iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>().join("; ")
+    }
+
     /// Whether a runner runs, or is about to.
     #[must_use]
     pub fn has_live_runner(&self) -> bool {
@@ -269,6 +280,7 @@ fn settle(state: &mut State, now: Now) -> Vec<Effect> {
     let stop = if live { state.leaving.due(busy, now.instant) } else { None };
     let orphaned = state.orphaned_at().is_some_and(|at| now.instant >= at);
     let off = orphaned || (state.shutdown && !live);
+    state.off |= off;
     let stop = stop.map(|stop| match stop {
         Stop::Job => Effect::Interrupt,
         Stop::Idle => Effect::StopIdle,

@@ -2,6 +2,8 @@
 //!
 //! Reports are level-based: only the newest state is ever waiting to be sent, so neither a slow nor an absent operator
 //! makes the agent grow. Answers to commands are lost with their session; the operator asks again under the same id.
+//! Events are sent from the oldest unacked one on in each new session, and before the report that shows the same: what an
+//! operator writes because of a report then has the event's number with it.
 
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use crate::{
     error::in_full,
     health::Sampler,
     metadata::{Metadata, MetadataError},
+    outbox::Outbox,
     plan::{Answer, Input},
     runner::clean,
     settings::Settings,
@@ -38,6 +41,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 /// The operator closes its side of a finished session at once.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Operators of older protocols know no events: reports tell them the same, and nothing waits for their acks.
+const EVENTS_MINOR: u32 = 1;
 /// No command is larger than a JIT config.
 const MESSAGE_LIMIT: usize = 512 * 1024;
 
@@ -74,6 +79,8 @@ pub struct Session {
     pub reports: watch::Receiver<v1::Report>,
     /// Answers to commands; closed when the machine goes off.
     pub answers: mpsc::Receiver<Answer>,
+    /// Events to tell.
+    pub outbox: Outbox,
     /// To the driver.
     pub inputs: mpsc::Sender<Input>,
 }
@@ -83,6 +90,8 @@ struct Open {
     outgoing: mpsc::Sender<v1::AgentMessage>,
     incoming: Streaming<v1::OperatorMessage>,
     heartbeat: Duration,
+    /// Whether the operator knows events.
+    events: bool,
 }
 
 impl Session {
@@ -133,7 +142,7 @@ impl Session {
             let mut incoming = client.session(ReceiverStream::new(messages)).await?.into_inner();
             match incoming.message().await?.and_then(|m| m.message) {
                 Some(operator_message::Message::Welcome(welcome)) => Ok((incoming, welcome)),
-                Some(operator_message::Message::Command(_)) => Err(SessionError::NoWelcome),
+                Some(_) => Err(SessionError::NoWelcome),
                 None => Err(SessionError::Closed),
             }
         });
@@ -144,7 +153,7 @@ impl Session {
         };
         let connected = Input::Connected { vm_name: clean(&welcome.vm_name, 63) };
         self.inputs.send(connected).await.map_err(|_| SessionError::Closed)?;
-        Ok(Open { outgoing, incoming, heartbeat })
+        Ok(Open { outgoing, incoming, heartbeat, events: welcome.protocol_minor >= EVENTS_MINOR })
     }
 
     async fn connect(&self) -> Result<AgentServiceClient<tonic::transport::Channel>, SessionError> {
@@ -172,12 +181,20 @@ impl Session {
         let mut heartbeat = interval_at(Instant::now() + open.heartbeat, open.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut health = sampler.sample();
+        let (mut pending, mut sent) = (self.outbox.pending(), 0);
+        pending.mark_changed();
         loop {
             let message = tokio::select! {
+                biased;
                 incoming = open.incoming.message() => {
-                    let message = incoming?.ok_or(SessionError::Closed)?.message;
-                    if let Some(operator_message::Message::Command(command)) = message {
-                        self.inputs.send(wire::command(command)).await.map_err(|_| SessionError::Closed)?;
+                    self.hear(incoming?.ok_or(SessionError::Closed)?.message).await?;
+                    continue;
+                }
+                Ok(()) = pending.changed(), if open.events => {
+                    let events = pending.borrow_and_update().behind(sent);
+                    for event in events {
+                        sent = event.sequence;
+                        send(&open.outgoing, wire::message(Message::Event(event))).await?;
                     }
                     continue;
                 }
@@ -201,6 +218,20 @@ impl Session {
                 },
             };
             send(&open.outgoing, message).await?;
+        }
+    }
+
+    async fn hear(&self, message: Option<operator_message::Message>) -> Result<(), SessionError> {
+        match message {
+            Some(operator_message::Message::Command(command)) => {
+                self.inputs.send(wire::command(command)).await.map_err(|_| SessionError::Closed)
+            }
+            Some(operator_message::Message::EventAck(ack)) => {
+                self.outbox.acked(ack.sequence);
+                Ok(())
+            }
+            // A second welcome, or something a newer operator says: no harm in not understanding it.
+            Some(operator_message::Message::Welcome(_)) | None => Ok(()),
         }
     }
 

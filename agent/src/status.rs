@@ -88,7 +88,7 @@ impl Status {
             runner: state.runner.clone(),
             active: state.has_live_runner(),
             warning: warning(state),
-            error: state.error.clone(),
+            error: state.trouble(),
             settings: settings.to_vec(),
         }
     }

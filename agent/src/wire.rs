@@ -21,7 +21,7 @@ pub fn report(state: &State) -> v1::Report {
         job: runner.and_then(|runner| runner.job.as_ref()).map(job),
         exit: runner.and_then(exit),
         health: None,
-        error: state.error.clone(),
+        error: state.trouble(),
         notice: state.notice.map_or(v1::Notice::Unspecified, notice).into(),
         guard: state.watch.alarm().map(guard),
         ghost: runner.is_some_and(|runner| runner.ghost && runner.job.is_none()),
@@ -44,7 +44,7 @@ fn guard(alarm: &Alarm) -> v1::Guard {
     v1::Guard { kind: kind.into(), acted: alarm.acted, detail: alarm.detail.clone() }
 }
 
-fn job(job: &Job) -> v1::Job {
+pub(crate) fn job(job: &Job) -> v1::Job {
     v1::Job {
         name: job.name.clone(),
         repository: job.identity.repository.clone(),
@@ -69,7 +69,7 @@ fn result(result: JobResult) -> v1::JobResult {
     }
 }
 
-fn exit(runner: &Runner) -> Option<v1::RunnerExit> {
+pub(crate) fn exit(runner: &Runner) -> Option<v1::RunnerExit> {
     let exit = runner.exit.as_ref()?;
     let kind = match exit.kind {
         ExitKind::JobDone => v1::RunnerExitKind::JobDone,

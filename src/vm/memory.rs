@@ -83,6 +83,8 @@ pub struct Memory {
     pub job_looked: bool,
     /// What it said.
     pub job: Option<ForgeJob>,
+    /// What became of its job was told on the pool.
+    pub job_told: bool,
     /// The end of the registration is known (204, or corroborated).
     pub registration_gone: bool,
 }

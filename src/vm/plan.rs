@@ -20,12 +20,17 @@ use super::view::{Timing, VmView};
 use crate::{
     compute::{DeleteTarget, ErrorClass},
     forge::Run,
+    gateway::sessions::AgentView,
 };
 
 mod drain;
 mod life;
 
 pub use life::silent;
+
+/// A runner ends within a moment of its job, and one write tells both. A result that is not written is not acked, and
+/// lost with its machine: it does not wait for longer.
+const RESULT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What to do, and when to look again if nothing else happens.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,8 +138,17 @@ pub fn plan(view: &VmView, now: Timestamp, timing: &Timing) -> Plan {
         Some(requested) => drain::plan(view, requested, now, timing),
         None => life::plan(view, now, timing),
     };
+    if let Some(due) = view.agent.as_ref().and_then(result_due).filter(|due| now < *due) {
+        plan.again = plan.again.min(until(due, now));
+    }
     plan.again = plan.again.max(Duration::from_millis(20));
     plan
+}
+
+/// When a job's result is written without its runner's end.
+#[must_use]
+pub fn result_due(agent: &AgentView) -> Option<Timestamp> {
+    agent.result_since.map(|since| later(since, RESULT_PAUSE))
 }
 
 /// `time` plus `duration`, as late as it gets.

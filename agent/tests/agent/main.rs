@@ -7,6 +7,8 @@ mod doctor;
 #[cfg(test)]
 mod ending;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod hooks;
 #[cfg(test)]
 mod install;

@@ -12,7 +12,7 @@ use miglet_agent::{
     clock::unix_ms,
     machine::Process,
     runner::{Exit, ExitKind, Job, JobResult, Phase, Runner},
-    settings::{self, Flags},
+    settings::{self, Flags, Settings},
     supervisor::{Launch, Registration, Supervisor, SupervisorError},
 };
 use tokio::{
@@ -106,6 +106,8 @@ async fn run(vm: &Boot, directory: &Path, jobs: Arc<Semaphore>, stop: Cancellati
     ];
     let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     let settings = settings::load(&Flags::default(), &environment).await.map_err(|error| error.to_string())?;
+    // Thousands of them on one disk.
+    let settings = Settings { spool_bytes: 64 * 1024, ..settings };
     let supervisor = Arc::new(Scripted { state: watch::Sender::new(None), jobs });
     let ports = Ports { supervisor, machine: Arc::new(Process) };
     let ended: Result<Ended, AgentError> = Box::pin(miglet_agent::run(settings, ports, stop)).await;

@@ -13,6 +13,7 @@ use crate::{
     },
     forge::{Deletion, Run, Runner},
     gateway::{
+        events::Ledger,
         report::{AgentState, Exit, ExitKind, Guard, GuardKind, Job, Notice, Report},
         sessions::AgentView,
     },
@@ -124,6 +125,7 @@ impl Build for VmView {
                 boot_id: "b".into(),
                 version: "1".into(),
                 state: String::new(),
+                acked_sequence: 0,
             });
             s.instance = Some(InstanceStatus { id: "1".into(), group: "ci".into(), zone: "us-central1-a".into() });
             s.runner = Some(RunnerStatus { name: "linux-x-1".into(), attempt: 1, id: None });
@@ -132,6 +134,8 @@ impl Build for VmView {
             connected: true,
             last_heard: at(20),
             idle_since: None,
+            result_since: None,
+            events: Ledger::default(),
             version: "1".into(),
             report: Report { state, ..Report::default() },
         });
@@ -229,5 +233,6 @@ fn error(class: ErrorClass) -> ComputeError {
 }
 
 mod drain;
+mod events;
 mod life;
 mod model;

@@ -171,6 +171,8 @@ impl World {
             connected: true,
             last_heard: now,
             idle_since: before.or(Some(now)).filter(|_| quiet),
+            result_since: None,
+            events: Ledger::default(),
             version: "1".into(),
             report: self.agent.clone(),
         });
