@@ -76,6 +76,26 @@ pub struct Registered {
     pub jit_config: SecretString,
 }
 
+/// One attempt of a workflow run: what a job says about itself, and so only a hint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// `owner/name`.
+    pub repository: String,
+    /// The run's id.
+    pub id: i64,
+    /// Which attempt of it.
+    pub attempt: u32,
+}
+
+/// A job as the forge knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForgeJob {
+    /// The forge's id.
+    pub id: i64,
+    /// Where people see it.
+    pub url: String,
+}
+
 /// What a DELETE of a registration said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deletion {
@@ -159,6 +179,10 @@ pub trait Runners: Send + Sync + fmt::Debug {
 
     /// The id of a runner group, of the default one when no name is given. Remembered for a while.
     async fn group(&self, name: Option<&str>) -> Result<i64, ForgeError>;
+
+    /// The job of this run that the forge gave to the runner of this name. Least urgent of all: refused when the credential
+    /// has no room. `None` when there is none, or the credential may not read it, or the run is none of this scope's.
+    async fn job(&self, run: &Run, runner: &str) -> Result<Option<ForgeJob>, ForgeError>;
 
     /// Makes sure by a small read that this credential sees the scope's runners.
     async fn check(&self) -> Result<(), ForgeError>;

@@ -167,9 +167,12 @@ async fn pass(vm: &RunnerVm, context: &Context) -> Result<Action, Error> {
     actor.may(&plan.step)?;
     let written;
     let ends = matches!(plan.step, plan::Step::End(_));
-    if status != old && (ends || status::must_precede(&old, &status)) {
+    // Asks something that belongs into the same write.
+    let asks = matches!(plan.step, plan::Step::FindJob(_));
+    if status != old && !asks && (ends || status::must_precede(&old, &status)) {
         written = actor.write(&status).await?; // I/O
         context.tell_phase(&old, &status, vm, now);
+        context.tell_warning(&old, &status, vm).await; // I/O
         actor = Actor::new(context, &written);
         actor.act(&plan.step, &mut status).await?; // I/O
     } else {
@@ -177,10 +180,11 @@ async fn pass(vm: &RunnerVm, context: &Context) -> Result<Action, Error> {
         let result = actor.act(&plan.step, &mut status).await; // I/O
         // A registration writes the status itself, its id with it. A released object has none any more.
         let released = matches!(plan.step, plan::Step::Release { .. });
-        if planned != old && status == planned && !released {
+        if status != old && (asks || status == planned) && !released {
             actor.write(&status).await?; // I/O
         }
         context.tell_phase(&old, &status, vm, now);
+        context.tell_warning(&old, &status, vm).await; // I/O
         result?;
     }
     match plan.step {

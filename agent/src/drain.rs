@@ -82,7 +82,8 @@ async fn ask(paths: &Paths, id: String, deadline: Option<Duration>) -> Result<Dr
             // It ended while we waited (an upgrade), or was never here. The same id again is the same request.
             Err(_) => {
                 let since = *absent_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= RESTART || !paths.shim_socket().exists() {
+                let patience = left().map_or(RESTART, |left| RESTART.min(left));
+                if since.elapsed() >= patience || !paths.shim_socket().exists() {
                     return without_agent(&paths.shim_socket(), left()).await;
                 }
             }

@@ -3,6 +3,8 @@
 //! The runner waits for its hooks without a timeout and fails the user's job when one exits non-zero. So this is
 //! bounded to two seconds and always ends well; what it says is a hint that a job could say too.
 
+mod scripts;
+
 use std::{path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +15,8 @@ use tokio::{
 };
 
 use crate::runner::{Identity, TEXT_LIMIT, clean};
+
+pub use scripts::{Scripts, install};
 
 /// The longest message a hook may send.
 pub const MESSAGE_LIMIT: usize = 4096;
@@ -122,17 +126,6 @@ pub async fn send(socket: &Path, message: &Message) {
     timeout(DEADLINE, deliver).await.ok();
 }
 
-/// The script the runner calls. It must end with 0 whatever happens, a vanished agent included.
-#[must_use]
-pub fn script(program: &Path, socket: &Path, event: Event) -> String {
-    let (program, socket) = (quoted(program), quoted(socket));
-    format!("#!/bin/sh\n{program} hook {} --socket {socket} </dev/null >/dev/null 2>&1 || true\nexit 0\n", event.name())
-}
-
-fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -157,13 +150,6 @@ mod tests {
         let bytes = serde_json::to_vec(&message).expect("json");
         let job = Message::parse(&bytes).expect("accepted").job;
         assert_eq!((job.repository.as_str(), job.run_id, job.run_attempt), ("acme/app", u64::MAX, 2));
-    }
-
-    #[test]
-    fn a_script_survives_quotes_in_paths() {
-        let text = script(Path::new("/opt/it's/miglet"), Path::new("/run/s"), Event::JobCompleted);
-        assert!(text.contains(r"'/opt/it'\''s/miglet' hook job-completed --socket '/run/s'"), "{text}");
-        assert!(text.ends_with("exit 0\n"));
     }
 
     #[test]

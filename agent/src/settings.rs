@@ -22,7 +22,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
-use crate::{installation::Installation, machine, metadata::MetadataError, paths::Paths, plan::Limits};
+use crate::{hook::Scripts, installation::Installation, machine, metadata::MetadataError, paths::Paths, plan::Limits};
 
 pub use collect::{Collected, Environment};
 pub use flags::Flags;
@@ -49,6 +49,8 @@ pub struct Settings {
     pub jobs: machine::Jobs,
     /// Between two heartbeats, until the operator says otherwise.
     pub heartbeat: Duration,
+    /// The user's scripts around a job.
+    pub hooks: Scripts,
     /// When a job, or a machine that nobody wants, ends.
     pub limits: Limits,
     /// The age beyond which no machine lives, its agent dead or alive; none where 0.

@@ -31,7 +31,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     hook,
-    paths::{Paths, make_dir},
+    paths::Paths,
     process::Process,
     record::{self, RecordError},
     runner::Runner,
@@ -63,6 +63,9 @@ pub struct Assignment {
     pub runner_dir: PathBuf,
     /// Who the runner runs as; the shim's own user unless given.
     pub user: Option<String>,
+    /// The user's scripts around the job; none in an assignment of an agent that knows none.
+    #[serde(default)]
+    pub hooks: hook::Scripts,
 }
 
 /// The shim cannot do its work.
@@ -113,7 +116,7 @@ pub async fn run(args: ShimArgs) -> Result<(), ShimError> {
         ..Runner::default()
     };
     record::write(&paths.runner_record(), &runner)?;
-    let done = supervise(&paths, runner.clone(), assignment.user.as_deref()).await;
+    let done = supervise(&paths, runner.clone(), assignment.user.as_deref(), &assignment.hooks).await;
     if let Err(error) = &done {
         record::write(&paths.runner_record(), &runner.failed(&error.in_full()))?;
     }
@@ -121,12 +124,18 @@ pub async fn run(args: ShimArgs) -> Result<(), ShimError> {
     done
 }
 
-async fn supervise(paths: &Paths, runner: Runner, user: Option<&str>) -> Result<(), ShimError> {
+async fn supervise(
+    paths: &Paths,
+    runner: Runner,
+    user: Option<&str>,
+    scripts: &hook::Scripts,
+) -> Result<(), ShimError> {
     let (orders_in, orders) = mpsc::channel(8);
     let shared = supervision::Shared::new(runner.clone());
     let (publish, snapshots) = tokio::sync::watch::channel(runner);
     let agents = server::serve_agents(&paths.shim_socket(), snapshots, orders_in).map_err(failed("open its socket"))?;
-    install_hooks(paths).map_err(failed("write the hook scripts"))?;
+    let program = std::env::current_exe().map_err(failed("find its own program"))?;
+    hook::install(paths, &program, scripts).map_err(failed("write the hook scripts"))?;
     let confinement = Confinement::new(user)?;
     let uid = confinement.uid();
     let hooks =
@@ -150,17 +159,4 @@ fn detach() -> Result<(), ShimError> {
     rustix::process::umask(Mode::from_raw_mode(0o077));
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|e| failed("become a subreaper")(e.into()))
-}
-
-/// The scripts the runner calls around its job; the runner's user must be able to read them.
-fn install_hooks(paths: &Paths) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    make_dir(&paths.data, 0o755)?;
-    let program = std::env::current_exe()?;
-    for event in hook::Event::ALL {
-        let path = paths.hook_script(event.name());
-        std::fs::write(&path, hook::script(&program, &paths.hook_socket(), event))?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
-    }
-    Ok(())
 }

@@ -414,6 +414,7 @@ async fn compute(
         None => Arc::new(ProcessMachines::new(Agent {
             program: operator::binary("miglet", "MIGLET_AGENT_BINARY")?,
             arguments: vec!["run".into()],
+            stop: ["drain", "--deadline", "10"].map(str::to_owned).to_vec(),
             environment: environment.clone(),
             prepare: Arc::new(|folder| runner::install(folder).map_err(std::io::Error::other)),
         })?),

@@ -230,7 +230,7 @@ pub struct RunnerStatus {
 #[serde(rename_all = "camelCase")]
 pub struct JobStatus {
     /// Repository and job in short.
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 192))]
     pub summary: String,
     /// Display name of the job.
     #[schemars(length(max = 128))]
@@ -247,6 +247,14 @@ pub struct JobStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
     pub run_id: Option<i64>,
+    /// GitHub's id of the job, once GitHub was asked for it. Absent when the App may not read the repository's Actions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
+    pub id: Option<i64>,
+    /// Page of the job at GitHub. Absent when it is unusually long.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 128))]
+    pub url: String,
     /// When the runner took it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_time: Option<KubeTime>,

@@ -127,8 +127,8 @@ fn fullest() -> RunnerVm {
             "agent": {"keyThumbprint": "t".repeat(43), "bootId": "b".repeat(36), "version": wide(64), "state": "Idle"},
             "runner": {"name": "r".repeat(64), "attempt": 10, "id": 9_007_199_254_740_991_i64},
             "job": {
-                "summary": wide(256), "name": wide(128), "repository": wide(128), "workflow": wide(128),
-                "runId": 9_007_199_254_740_991_i64, "startedTime": time, "completedTime": time,
+                "summary": wide(192), "name": wide(128), "repository": wide(128), "workflow": wide(128),
+                "runId": 9_007_199_254_740_991_i64, "id": 9_007_199_254_740_991_i64, "url": "u".repeat(128), "startedTime": time, "completedTime": time,
                 "result": "SucceededWithIssues",
             },
             "health": {"cpuPercent": 100, "memoryPercent": 100, "diskPercent": 100}, "lastHeartbeatTime": time,

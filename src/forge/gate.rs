@@ -2,7 +2,8 @@
 //!
 //! GitHub counts calls by credential, and refuses bursts. So calls of one credential share a budget and a bounded number of
 //! places; while they wait, DELETE goes before POST before reads: giving back comes before asking for more. A call that
-//! would wait too long is told so instead, with the time to come back.
+//! would wait too long is told so instead, with the time to come back. A call that is only nice to have never waits, and
+//! leaves the last part of the budget to the others.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +22,12 @@ pub(super) enum Urgency {
     Delete,
     Post,
     Read,
+    /// Nobody needs the answer.
+    Spare,
 }
+
+/// What spare calls leave of the budget to the others.
+const RESERVE: u64 = 500;
 
 /// The bounds of a gate.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +86,7 @@ impl Gate {
     /// Waits for a place.
     pub(super) async fn enter(&self, urgency: Urgency) -> Result<Place, Busy> {
         let wait = self.wait();
-        if wait > self.0.bounds.patience {
+        if wait > self.0.bounds.patience || (urgency == Urgency::Spare && !self.has_room()) {
             return Err(Busy(wait));
         }
         let (sender, mut receiver) = oneshot::channel();
@@ -116,6 +122,15 @@ impl Gate {
     pub(super) fn wait(&self) -> Duration {
         let now = self.0.clock.now();
         self.state(|state| state.budget.wait(now))
+    }
+
+    /// Whether a place is free, and more is left of the budget than the others may need.
+    fn has_room(&self) -> bool {
+        let now = self.0.clock.now();
+        self.state(|state| {
+            let free = state.running < self.0.bounds.places && state.waiting.is_empty();
+            free && state.budget.wait(now).is_zero() && state.budget.has_more_than(RESERVE)
+        })
     }
 
     fn busy(&self) -> Busy {
@@ -200,6 +215,22 @@ mod tests {
         assert!(third.is_err());
         drop(a);
         assert!(tokio::time::timeout(Duration::from_secs(1), gate.enter(Urgency::Read)).await.unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_spare_call_never_waits_and_leaves_the_rest_of_the_budget_alone() {
+        let gate = gate(1);
+        let place = gate.enter(Urgency::Spare).await.unwrap();
+        let start = Instant::now();
+        assert!(gate.enter(Urgency::Spare).await.is_err());
+        drop(place);
+        let reset = Some(gate.0.clock.now() + SignedDuration::from_secs(3600));
+        for (remaining, admitted) in [(501, true), (500, false)] {
+            gate.answered(Signs { remaining: Some(remaining), reset, ..Signs::default() });
+            assert_eq!(gate.enter(Urgency::Spare).await.is_ok(), admitted, "{remaining} left");
+        }
+        assert!(gate.enter(Urgency::Read).await.is_ok());
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

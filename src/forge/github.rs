@@ -21,11 +21,13 @@ use serde_json::json;
 
 pub(in crate::forge) use self::connection::Connection;
 use self::{
-    answer::{Answer, GroupPage, RunnerPage, WireRegistered, WireRunner, unexpected},
+    answer::{Answer, GroupPage, JobPage, RunnerPage, WireRegistered, WireRunner, unexpected},
     connection::Call,
     pages::{PER_PAGE, Pages, Progress},
 };
-use super::{Deletion, ForgeError, ForgeErrorClass, Owner, Registered, Registration, Runner, Runners, Scope};
+use super::{
+    Deletion, ForgeError, ForgeErrorClass, ForgeJob, Owner, Registered, Registration, Run, Runner, Runners, Scope,
+};
 use crate::clock::Clock;
 
 /// How long a runner group's id is remembered.
@@ -38,6 +40,8 @@ const GROUP_FAILURE_MAX_AGE: Duration = Duration::from_secs(5);
 const REPOSITORY_GROUP: i64 = 1;
 /// How often a list is started again because it changed while it was read.
 const LIST_TRIES: usize = 3;
+/// Pages of a run's jobs: a matrix has at most 256.
+const MOST_JOB_PAGES: usize = 3;
 /// The most pages: GitHub allows 10,000 runners.
 const MOST_PAGES: usize = 200;
 
@@ -104,7 +108,7 @@ impl Github {
 
     async fn get_path(&self, action: &str, name: &'static str, path: String) -> Result<Answer, ForgeError> {
         let path = format!("{}/{path}", self.actions);
-        self.connection.call(Call { action, name, method: Method::GET, path, body: None }).await
+        self.connection.call(Call { action, name, method: Method::GET, path, body: None, spare: false }).await
     }
 
     /// A read of the scope's runners. It shows whether the credential sees them, as of when it was asked.
@@ -205,7 +209,8 @@ impl Runners for Github {
             "labels": registration.labels,
         });
         let path = format!("{}/runners/generate-jitconfig", self.actions);
-        let call = Call { action: &action, name: "register", method: Method::POST, path, body: Some(body) };
+        let method = Method::POST;
+        let call = Call { action: &action, name: "register", method, path, body: Some(body), spare: false };
         let answer = self.connection.call(call).await?;
         if answer.status.as_u16() == 422 && answer.message().to_ascii_lowercase().contains("already exists") {
             return Err(answer.refused(&action, ForgeErrorClass::NameTaken));
@@ -231,7 +236,7 @@ impl Runners for Github {
     async fn delete(&self, id: i64) -> Result<Deletion, ForgeError> {
         let action = format!("removing runner {id}");
         let path = format!("{}/runners/{id}", self.actions);
-        let call = Call { action: &action, name: "delete", method: Method::DELETE, path, body: None };
+        let call = Call { action: &action, name: "delete", method: Method::DELETE, path, body: None, spare: false };
         let answer = self.connection.call(call).await?;
         match answer.status.as_u16() {
             204 => Ok(Deletion::Deleted),
@@ -264,6 +269,33 @@ impl Runners for Github {
         let found = self.find_group(name).await;
         groups.insert(key, (now, found.clone()));
         found
+    }
+
+    async fn job(&self, run: &Run, runner: &str) -> Result<Option<ForgeJob>, ForgeError> {
+        // A job may name any repository: it does not get another one read.
+        let Some(repository) = self.owner.repository(&run.repository) else { return Ok(None) };
+        let action = format!("looking for the job of runner {runner}");
+        for page in 1..=MOST_JOB_PAGES {
+            let path = format!(
+                "{repository}/actions/runs/{}/attempts/{}/jobs?per_page={PER_PAGE}&page={page}",
+                run.id, run.attempt
+            );
+            let call = Call { action: &action, name: "job", method: Method::GET, path, body: None, spare: true };
+            let answer = match self.connection.call(call).await {
+                Err(error) if error.class == ForgeErrorClass::Invisible => return Ok(None),
+                other => other?,
+            };
+            if answer.status.as_u16() == 404 {
+                return Ok(None);
+            }
+            let jobs: JobPage = answer.read(&action)?;
+            let last = jobs.jobs.len() < PER_PAGE || page * PER_PAGE >= jobs.total_count;
+            let ours = jobs.jobs.into_iter().find(|job| job.runner_name.as_deref() == Some(runner));
+            if ours.is_some() || last {
+                return Ok(ours.map(ForgeJob::from));
+            }
+        }
+        Ok(None)
     }
 
     async fn check(&self) -> Result<(), ForgeError> {

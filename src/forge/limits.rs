@@ -64,6 +64,11 @@ impl Budget {
         until.map_or(Duration::ZERO, |until| Duration::try_from(until.duration_since(now)).unwrap_or_default())
     }
 
+    /// Whether more than so many calls are left, as far as is known.
+    pub(super) fn has_more_than(&self, calls: u64) -> bool {
+        self.remaining.is_none_or(|left| left > calls)
+    }
+
     /// A call goes out: calls under way together must not overdraw.
     pub(super) fn spend(&mut self, now: Timestamp) {
         if self.reset.is_some_and(|reset| reset <= now) {

@@ -66,9 +66,45 @@ impl Owner {
     }
 }
 
+impl Owner {
+    /// The path of this repository's API, if its jobs can run on runners of this owner. What names it came from a job.
+    #[must_use]
+    pub fn repository(&self, full_name: &str) -> Option<String> {
+        let (owner, name) = full_name.split_once('/')?;
+        let sound = |text: &str| {
+            let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            !text.is_empty() && text.chars().all(known) && !text.chars().all(|c| c == '.')
+        };
+        let ours = match self {
+            Self::Organization(organization) => owner.eq_ignore_ascii_case(organization),
+            Self::Repository { owner: own, name: its } => {
+                owner.eq_ignore_ascii_case(own) && name.eq_ignore_ascii_case(its)
+            }
+            Self::Enterprise(_) => true,
+        };
+        (ours && sound(owner) && sound(name)).then(|| format!("/repos/{owner}/{name}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_can_only_name_a_repository_that_its_runner_serves() {
+        let organization = Owner::Organization("acme".into());
+        let repository = Owner::Repository { owner: "acme".into(), name: "app".into() };
+        let path = Some("/repos/ACME/app".to_owned());
+        for owner in [&organization, &repository, &Owner::Enterprise("e".into())] {
+            assert_eq!(owner.repository("ACME/app"), path);
+            for forged in
+                ["", "acme", "acme/", "acme/..", "acme/a/b", "acme/a?x=1", "acme/%2e%2e", "acme/a b", "acme/a#"]
+            {
+                assert_eq!(owner.repository(forged), None, "{forged}");
+            }
+        }
+        assert_eq!((organization.repository("evil/app"), repository.repository("acme/other")), (None, None));
+    }
 
     #[test]
     fn every_kind_of_url_has_its_api_and_owner() {

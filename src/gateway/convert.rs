@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 
 use super::{
     events::{Event, EventKind},
-    report::{AgentState, Command, Exit, ExitKind, Health, Job, Report},
+    report::{AgentState, Command, Exit, ExitKind, Guard, GuardKind, Health, Job, Notice, Report},
 };
 use crate::crd::conditions::cut;
 
@@ -29,9 +29,26 @@ impl From<v1::Report> for Report {
             exit,
             health: report.health.map(Health::from),
             error: cut(&report.error, TEXT_LIMIT),
+            notice: match v1::Notice::try_from(report.notice) {
+                Ok(v1::Notice::Preempted) => Some(Notice::Preempted),
+                Ok(v1::Notice::Maintenance) => Some(Notice::Maintenance),
+                Ok(v1::Notice::Unspecified) | Err(_) => None,
+            },
+            guard: report.guard.and_then(guard),
             ghost: report.ghost,
         }
     }
+}
+
+/// One of a kind this version does not know means nothing to it.
+fn guard(guard: v1::Guard) -> Option<Guard> {
+    let kind = match v1::GuardKind::try_from(guard.kind) {
+        Ok(v1::GuardKind::Runtime) => GuardKind::Runtime,
+        Ok(v1::GuardKind::Disk) => GuardKind::Disk,
+        Ok(v1::GuardKind::Memory) => GuardKind::Memory,
+        Ok(v1::GuardKind::Unspecified) | Err(_) => return None,
+    };
+    Some(Guard { kind, acted: guard.acted, detail: cut(&guard.detail, NAME_LIMIT) })
 }
 
 /// The state word and what else is said: a job means at least Busy, an exit means Ended, whatever the word is.
@@ -56,6 +73,7 @@ impl From<v1::Job> for Job {
             repository: cut(&job.repository, NAME_LIMIT),
             workflow: cut(&job.workflow, NAME_LIMIT),
             run_id: i64::try_from(job.run_id).ok().filter(|id| *id > 0),
+            run_attempt: Some(job.run_attempt).filter(|attempt| *attempt > 0),
             started: time(job.started_unix_ms),
             completed,
             result: result_word(result, completed.is_some()).to_owned(),
@@ -172,6 +190,8 @@ mod tests {
                 ..v1::Job::default()
             }),
             exit: Some(v1::RunnerExit { code: i32::MIN, kind: -4, detail: "d".repeat(10_000) }),
+            notice: 77,
+            guard: Some(v1::Guard { kind: 2, acted: true, detail: "g".repeat(10_000) }),
             ..v1::Report::default()
         });
         let job = report.job.expect("the job is kept");
@@ -181,6 +201,7 @@ mod tests {
         assert_eq!((job.run_id, job.started, job.completed, job.result.as_str()), (None, None, None, ""));
         let exit = report.exit.expect("the exit is kept");
         assert_eq!((exit.kind, exit.detail.len()), (ExitKind::Failed, 300));
+        assert_eq!((report.notice, report.guard.map(|guard| guard.detail.len())), (None, Some(128)));
     }
 
     #[test]

@@ -55,8 +55,43 @@ pub struct Report {
     pub health: Option<Health>,
     /// Its last error in words; empty when there is none.
     pub error: String,
+    /// The cloud takes its machine away.
+    pub notice: Option<Notice>,
+    /// A limit of its machine that was neared or passed.
+    pub guard: Option<Guard>,
     /// It says that its runner waits for ever: the job it was offered was gone, and its registration with it. A hint.
     pub ghost: bool,
+}
+
+/// What the cloud announced to a machine; the later one is the worse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Notice {
+    /// It will be stopped for maintenance of its host.
+    Maintenance,
+    /// It is being preempted.
+    Preempted,
+}
+
+/// A limit of a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// Which.
+    pub kind: GuardKind,
+    /// Passed: the agent takes no new work and has interrupted its job. Otherwise neared.
+    pub acted: bool,
+    /// Figures, for people.
+    pub detail: String,
+}
+
+/// What is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuardKind {
+    /// A job's time.
+    Runtime,
+    /// The disk.
+    Disk,
+    /// The memory.
+    Memory,
 }
 
 /// A job as the agent knows it: a hint, everything in it could be forged by the job.
@@ -70,6 +105,8 @@ pub struct Job {
     pub workflow: String,
     /// Run id.
     pub run_id: Option<i64>,
+    /// Attempt of that run.
+    pub run_attempt: Option<u32>,
     /// When it started.
     pub started: Option<Timestamp>,
     /// When it ended.
@@ -170,7 +207,20 @@ impl Report {
             exit: self.exit.clone().or(next.exit),
             health: next.health.or(self.health),
             error: next.error,
+            notice: self.notice.max(next.notice),
+            guard: Guard::worse(self.guard.as_ref(), next.guard),
             ghost: next.ghost,
+        }
+    }
+}
+
+impl Guard {
+    /// The first of each severity stays: an agent that tells other figures each time says nothing new.
+    fn worse(old: Option<&Self>, next: Option<Self>) -> Option<Self> {
+        match (old, next) {
+            (Some(old), Some(next)) if next.acted && !old.acted => Some(next),
+            (Some(old), _) => Some(old.clone()),
+            (None, next) => next,
         }
     }
 }
@@ -194,6 +244,7 @@ impl Job {
             repository: keep(&old.repository, next.repository),
             workflow: keep(&old.workflow, next.workflow),
             run_id: old.run_id.or(next.run_id),
+            run_attempt: old.run_attempt.or(next.run_attempt),
             started: old.started.or(next.started),
             completed: old.completed.or(next.completed),
             result: keep(&old.result, next.result),
@@ -210,6 +261,18 @@ mod tests {
         let busy = Report { state: AgentState::Busy, ..Report::default() };
         let told = busy.advanced_to(Report { state: AgentState::Idle, ..Report::default() });
         assert_eq!(told.state, AgentState::Busy);
+    }
+
+    #[test]
+    fn a_notice_is_never_taken_back_and_a_warning_gives_way_to_an_end_only() {
+        let guard = |acted, detail: &str| Some(Guard { kind: GuardKind::Disk, acted, detail: detail.into() });
+        let told = [(Some(Notice::Preempted), guard(false, "a")), (None, guard(false, "b")), (None, None)];
+        let last = told.into_iter().fold(Report::default(), |known, (notice, guard)| {
+            known.advanced_to(Report { notice, guard, ..Report::default() })
+        });
+        assert_eq!((last.notice, last.guard.clone()), (Some(Notice::Preempted), guard(false, "a")));
+        let ended = last.advanced_to(Report { guard: guard(true, "c"), ..Report::default() });
+        assert_eq!(ended.guard, guard(true, "c"));
     }
 
     #[test]

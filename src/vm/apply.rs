@@ -7,13 +7,13 @@ use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     Context, Error,
     memory::{Creation, Memory},
     plan::{End, Step, later},
-    status::has_effect,
+    status::{has_effect, join},
     tell::{END_REASONS, word},
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
         conditions::{DRAINING, find},
         names,
     },
-    forge::{Deletion, ForgeError, ForgeErrorClass, Registered, Registration, SharedRunners},
+    forge::{Deletion, ForgeError, ForgeErrorClass, Registered, Registration, Run, SharedRunners},
     gateway::{events::Heard, report::Command},
     kubernetes,
     wakes::Key,
@@ -64,6 +64,7 @@ impl<'a> Actor<'a> {
             Step::Register { .. } => self.register(status).await,
             Step::ClearName { name } => self.clear_name(name).await,
             Step::Look { id } => self.look(*id).await,
+            Step::FindJob(run) => self.find_job(run, status).await,
             Step::CheckScope => self.forge(|runners| async move { runners.check().await }).await.map(drop),
             Step::Deregister { id } => self.deregister(*id).await,
             Step::NoteRegistrationGone => self.remember(|memory| memory.registration_gone = true),
@@ -181,6 +182,24 @@ impl<'a> Actor<'a> {
         self.remember(|memory| memory.looked(at, found))
     }
 
+    /// Best effort: whatever goes wrong, the job's id is only not known.
+    async fn find_job(&self, run: &Run, status: &mut RunnerVmStatus) -> Result<(), Error> {
+        self.remember(|memory| memory.job_looked = true)?;
+        let runners = self.context.forges.runners(&self.key.namespace, &self.vm.spec.github).await?;
+        let name = status.runner.as_ref().map(|runner| runner.name.clone()).unwrap_or_default();
+        let found = match runners.job(run, &name).await {
+            Ok(found) => found,
+            Err(error) => {
+                debug!(vm = %self.key, %error, "the job's id is not known");
+                None
+            }
+        };
+        if let (Some(job), Some(found)) = (&mut status.job, &found) {
+            join(job, found);
+        }
+        self.remember(|memory| memory.job = found)
+    }
+
     async fn deregister(&self, id: i64) -> Result<(), Error> {
         let at = self.context.clock.now();
         let outcome = self.forge(|runners| async move { runners.delete(id).await }).await?;
@@ -191,7 +210,9 @@ impl<'a> Actor<'a> {
     }
 
     fn tell_drain(&self) -> Result<(), Error> {
-        let reason = "the namespace of its pool is being deleted".to_owned();
+        let gone = self.context.memories.get(&self.uid).registration_gone;
+        let reason = if gone { "its registration is removed" } else { "the namespace of its pool is being deleted" };
+        let reason = reason.to_owned();
         self.context.sessions.send(&self.key, Command::Drain { reason }).map_err(Error::Session)?;
         self.remember(|memory| memory.drain_told = true)
     }

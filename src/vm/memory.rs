@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::plan::later;
 use crate::{
     compute::{ComputeError, Instance},
-    forge::{Deletion, Runner},
+    forge::{Deletion, ForgeJob, Runner},
 };
 
 /// What became of the create call of this process.
@@ -79,6 +79,10 @@ pub struct Memory {
     pub last_words: Option<String>,
     /// Last trouble with the forge, in words.
     pub forge_trouble: Option<String>,
+    /// GitHub was asked which job this is.
+    pub job_looked: bool,
+    /// What it said.
+    pub job: Option<ForgeJob>,
     /// What became of its job was told on the pool.
     pub job_told: bool,
     /// The end of the registration is known (204, or corroborated).

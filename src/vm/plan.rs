@@ -19,6 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::view::{Timing, VmView};
 use crate::{
     compute::{DeleteTarget, ErrorClass},
+    forge::Run,
     gateway::sessions::AgentView,
 };
 
@@ -64,6 +65,8 @@ pub enum Step {
         /// The forge's id.
         id: i64,
     },
+    /// Ask the forge which of this run's jobs the runner has: once, and nothing depends on it.
+    FindJob(Run),
     /// Make sure the credential still sees the scope.
     CheckScope,
     /// Remove the registration.

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::{
     plan::{End, Plan, Step, later_by, result_due, silent},
+    tell::warned,
     view::{Access, Presence, Timing, VmView},
 };
 use crate::{
@@ -15,11 +16,15 @@ use crate::{
         },
         names,
     },
+    forge::ForgeJob,
     gateway::{
         events::EventKind,
         report::{AgentState, Job, Report},
     },
 };
+
+/// Longest page address of a job that is kept.
+const URL_LIMIT: usize = 128;
 
 /// What this VM's status should be.
 #[must_use]
@@ -37,6 +42,7 @@ pub fn status(view: &VmView, plan: &Plan, now: Timestamp, timing: &Timing) -> Ru
         let told = old.job.as_ref().is_some_and(|job| !job.result.is_empty());
         let over = agent.report.exit.is_some() || ending(view, plan) || waited || told;
         report(&mut new, &agent.report, &agent.version, over);
+        joined(&mut new, &old, view);
     }
     new.phase = phase(view, &new, plan, now, timing);
     let found = findings(view, &new, plan, now);
@@ -123,6 +129,24 @@ fn report(new: &mut RunnerVmStatus, report: &Report, version: &str, over: bool) 
     }
 }
 
+/// What GitHub said about the job stays: the agent does not know it.
+fn joined(new: &mut RunnerVmStatus, old: &RunnerVmStatus, view: &VmView) {
+    let Some(job) = &mut new.job else { return };
+    if let Some(before) = &old.job {
+        (job.id, job.url) = (before.id, before.url.clone());
+    }
+    if let Some(found) = &view.memory.job {
+        join(job, found);
+    }
+}
+
+/// Adds what GitHub says about a job to what its agent says.
+pub(super) fn join(job: &mut JobStatus, found: &ForgeJob) {
+    job.id = Some(found.id).filter(|id| *id > 0);
+    // Cut, it would lead nowhere.
+    job.url = Some(cut(&found.url, URL_LIMIT)).filter(|url| *url == found.url).unwrap_or_default();
+}
+
 /// Nobody wants it any more, or that is being decided.
 fn ending(view: &VmView, plan: &Plan) -> bool {
     matches!(plan.step, Step::End(_)) || view.deletion_requested().is_some()
@@ -132,11 +156,13 @@ fn job_status(job: &Job) -> JobStatus {
     let summary =
         if job.repository.is_empty() { job.name.clone() } else { format!("{} · {}", job.repository, job.name) };
     JobStatus {
-        summary: cut(&summary, 256),
+        summary: cut(&summary, 192),
         name: cut(&job.name, 128),
         repository: cut(&job.repository, 128),
         workflow: cut(&job.workflow, 128),
         run_id: job.run_id,
+        id: None,
+        url: String::new(),
         started_time: job.started.map(whole_seconds),
         completed_time: job.completed.map(whole_seconds),
         result: cut(&job.result, 32),
@@ -173,7 +199,7 @@ fn findings(view: &VmView, new: &RunnerVmStatus, plan: &Plan, now: Timestamp) ->
     let connected = connected(view, new, now);
     vec![
         if ready && connected.state != State::False {
-            Finding::new(READY, true, new.phase.as_str(), "")
+            Finding::new(READY, true, new.phase.as_str(), warning(view))
         } else {
             Finding::new(READY, false, new.phase.as_str(), why_not_ready(view, plan))
         },
@@ -183,6 +209,14 @@ fn findings(view: &VmView, new: &RunnerVmStatus, plan: &Plan, now: Timestamp) ->
         draining(view, plan),
         deleting(plan, view, new),
     ]
+}
+
+/// A limit that is neared; what was said before while the agent is not back after a restart of the operator.
+fn warning(view: &VmView) -> String {
+    match &view.agent {
+        Some(agent) => agent.report.guard.as_ref().map(|guard| guard.detail.clone()).unwrap_or_default(),
+        None => warned(&view.status()).unwrap_or_default().to_owned(),
+    }
 }
 
 fn why_not_ready(view: &VmView, plan: &Plan) -> String {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::{ResourceExt, runtime::events::EventType};
+use kube::{Resource, ResourceExt, runtime::events::EventType};
 use tracing::info;
 
 use super::{Context, plan::End};
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Why VMs end: the closed set of a metric's label.
-pub(super) const END_REASONS: [&str; 25] = [
+pub(super) const END_REASONS: [&str; 31] = [
     "JobCompleted",
     "RunnerExitedWithoutJob",
     "RunnerFailed",
@@ -34,6 +34,12 @@ pub(super) const END_REASONS: [&str; 25] = [
     "RegistrationTimeout",
     "DeliveryLost",
     "MaxLifetime",
+    "Preempted",
+    "HostMaintenance",
+    "JobTimeLimit",
+    "DiskFull",
+    "MemoryFull",
+    "DrainedOnMachine",
     "RegistrationGone",
     "AgentLost",
     "Rebooted",
@@ -73,6 +79,14 @@ impl Context {
         let elapsed = since.and_then(|since| Duration::try_from(now.duration_since(since)).ok()).unwrap_or_default();
         self.metrics.phase_left(old.phase.as_str(), elapsed);
         info!(vm = %vm.name_any(), from = ?old.phase, to = ?new.phase, "Phase changed");
+    }
+
+    /// Tells a limit that is neared, once, where the VM's owner looks.
+    pub(super) async fn tell_warning(&self, old: &RunnerVmStatus, new: &RunnerVmStatus, vm: &RunnerVm) {
+        let told = |status: &RunnerVmStatus| warned(status).map(str::to_owned);
+        if let Some(warning) = told(new).filter(|warning| told(old).as_ref() != Some(warning)) {
+            self.events.warn(&vm.object_ref(&()), "LimitNear", warning).await;
+        }
     }
 
     /// Tells why a life ends, and what that means for its job: the object is gone a minute later.
@@ -135,6 +149,12 @@ impl Context {
     fn count_job(&self, vm: &RunnerVm, result: &'static str) {
         self.metrics.job_finished(&vm.namespace().unwrap_or_default(), &vm.spec.pool.name, result);
     }
+}
+
+/// What a VM that works well is warned about.
+pub(super) fn warned(status: &RunnerVmStatus) -> Option<&str> {
+    let ready = find(&status.conditions, READY).filter(|condition| condition.status == "True")?;
+    Some(ready.message.as_str()).filter(|message| !message.is_empty())
 }
 
 fn pool_of(vm: &RunnerVm) -> ObjectReference {

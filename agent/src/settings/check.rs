@@ -10,6 +10,7 @@ use super::{Collected, Key, Settings, SettingsError};
 use crate::{
     firewall::MetadataAccess,
     guards::{Guards, Thresholds},
+    hook::Scripts,
     installation::{self, Installation, Version, Wanted},
     machine::{self, Jobs},
     paths::Paths,
@@ -147,6 +148,10 @@ impl Collected {
         let machine = checker.take("machine", |text| machine::Kind::from_str(text, true));
         let jobs = checker.jobs();
         let heartbeat = checker.take("heartbeat-seconds", seconds);
+        let hooks = Scripts {
+            job_started: checker.optional("hook-job-started", directory),
+            job_completed: checker.optional("hook-job-completed", directory),
+        };
         let limits = checker.limits();
         let maximum_lifetime = checker.take("maximum-lifetime-seconds", period);
         let metadata_host = checker.take("metadata-host", word);
@@ -162,6 +167,7 @@ impl Collected {
             machine: machine?,
             jobs: jobs?,
             heartbeat: heartbeat?,
+            hooks,
             limits: limits?,
             maximum_lifetime: maximum_lifetime?,
             metadata_host: metadata_host?,

@@ -153,6 +153,13 @@ pub const KEYS: &[Key] = &[
         "Seconds between heartbeats, 1 to 3600, until the operator sets its own.",
     ),
     key(
+        "hook-job-started",
+        From::Metadata,
+        None,
+        "Your script before each job (.sh, .ps1 or .js), instead of the one that the runner's .env names.",
+    ),
+    key("hook-job-completed", From::Metadata, None, "Your script after each job, likewise."),
+    key(
         "guard-runtime-seconds",
         From::Metadata,
         Some("432000"),

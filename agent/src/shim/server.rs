@@ -125,7 +125,7 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     }
 }
 
-/// The next connection from a process of this very user, or of that other one.
+/// The next connection from a process of this very user, of root, or of that other one.
 pub(super) async fn accept(listener: &UnixListener, other: Option<u32>) -> Option<UnixStream> {
     let Ok((stream, _)) = listener.accept().await else {
         // Out of descriptors: not in a busy loop.
@@ -133,5 +133,6 @@ pub(super) async fn accept(listener: &UnixListener, other: Option<u32>) -> Optio
         return None;
     };
     let uid = stream.peer_cred().ok()?.uid();
-    (uid == rustix::process::geteuid().as_raw() || Some(uid) == other).then_some(stream)
+    let own = rustix::process::geteuid().as_raw();
+    (uid == 0 || uid == own || Some(uid) == other).then_some(stream)
 }

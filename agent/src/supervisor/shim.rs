@@ -25,6 +25,7 @@ use super::{Launch, Registration, Supervisor, SupervisorError};
 use crate::{
     durable,
     error::in_full,
+    hook::Scripts,
     lines::Lines,
     machine::{Jobs, Machine},
     paths::Paths,
@@ -49,6 +50,7 @@ const SNAPSHOT_LIMIT: usize = 128 * 1024;
 pub struct Shim {
     paths: Paths,
     program: PathBuf,
+    scripts: Scripts,
     jobs: Jobs,
     machine: Arc<dyn Machine>,
     publish: watch::Sender<Option<Runner>>,
@@ -63,7 +65,8 @@ impl Shim {
         let (orders, receiver) = mpsc::channel(8);
         let (paths, program, jobs) = (settings.paths.clone(), settings.program.clone(), settings.jobs.clone());
         let publish = watch::channel(None).0;
-        Self { paths, program, jobs, machine, publish, orders, unfollowed: Mutex::new(Some(receiver)) }
+        let scripts = settings.hooks.clone();
+        Self { paths, program, scripts, jobs, machine, publish, orders, unfollowed: Mutex::new(Some(receiver)) }
     }
 
     /// Follows the one shim there is, for as long as it lives.
@@ -80,6 +83,7 @@ impl Shim {
             data_dir: self.paths.data.clone(),
             runner_dir: self.paths.runner.clone(),
             user: self.machine.runner_user(&self.jobs).map(str::to_owned),
+            hooks: self.scripts.clone(),
         };
         durable::write(&self.paths.assignment(), &serde_json::to_vec(&assignment)?)
     }

@@ -5,7 +5,11 @@ mod bad_input;
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
+mod ending;
+#[cfg(test)]
 mod events;
+#[cfg(test)]
+mod hooks;
 #[cfg(test)]
 mod install;
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! One machine: directories, a metadata server, a scripted runner, an agent process that can be killed and restarted.
 
 use std::{
-    collections::HashMap,
-    path::PathBuf,
+    collections::{HashMap, VecDeque},
+    path::{Path, PathBuf},
     process::Stdio,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,9 +25,13 @@ use tokio::{
     net::TcpListener,
     process::{Child, Command},
     task::JoinHandle,
+    time::timeout,
 };
 
 use crate::operator::{Identity, Operator, PATIENCE};
+
+/// Status, body, whether it has an ETag.
+pub(crate) type Oddity = (u16, &'static str, bool);
 
 /// What is wrong with the metadata server.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +54,12 @@ pub(crate) struct Metadata {
     pub(crate) trouble: Arc<Mutex<Option<Trouble>>>,
     /// What it takes the time for, instead of the time.
     pub(crate) date: Arc<Mutex<Option<String>>>,
+    /// What the cloud announces, by path below `instance/`.
+    pub(crate) notices: Arc<tokio::sync::watch::Sender<HashMap<&'static str, &'static str>>>,
+    /// What it answers instead, one a question: status, body, whether it has an ETag.
+    pub(crate) oddities: Arc<Mutex<VecDeque<Oddity>>>,
+    /// How often it was asked for notices.
+    pub(crate) asked: Arc<AtomicUsize>,
 }
 
 impl Metadata {
@@ -57,6 +70,11 @@ impl Metadata {
             .route(&format!("{base}/service-accounts/default/identity"), get(identity))
             .route(&format!("{base}/id"), get(id))
             .route(&format!("{base}/guest-attributes/miglet/status"), put(status))
+            .route(&format!("{base}/preempted"), get(async |m, h, q| notice("preempted", m, h, q).await))
+            .route(
+                &format!("{base}/maintenance-event"),
+                get(async |m, h, q| notice("maintenance-event", m, h, q).await),
+            )
             .layer(axum::middleware::from_fn_with_state(self.clone(), troubled))
             .with_state(self);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
@@ -111,6 +129,33 @@ async fn identity(
     Ok(format!("token for {audience}\n"))
 }
 
+/// Held until the value's ETag, here the value itself, is not the one the client knows.
+async fn notice(
+    name: &'static str,
+    State(m): State<Metadata>,
+    headers: HeaderMap,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<(HeaderMap, String), (StatusCode, &'static str)> {
+    if !flavored(&headers) || query.get("wait_for_change").is_none_or(|wait| wait != "true") {
+        return Err((StatusCode::FORBIDDEN, ""));
+    }
+    m.asked.fetch_add(1, Ordering::Relaxed);
+    let odd = m.oddities.lock().expect("lock").pop_front();
+    if let Some((status, body, tagged)) = odd {
+        let tag = tagged.then(|| (header::ETAG, "odd".parse().expect("header")));
+        let status = StatusCode::from_u16(status).expect("status");
+        return if status.is_success() { Ok((tag.into_iter().collect(), body.into())) } else { Err((status, body)) };
+    }
+    let mut values = m.notices.subscribe();
+    let quiet = if name == "preempted" { "FALSE" } else { "NONE" };
+    let value = |values: &HashMap<&str, &'static str>| values.get(name).copied().unwrap_or(quiet);
+    let known = query.get("last_etag").cloned().unwrap_or_default();
+    let seconds = query.get("timeout_sec").and_then(|s| s.parse().ok()).expect("a timeout");
+    timeout(Duration::from_secs(seconds), values.wait_for(|values| value(values) != known)).await.ok();
+    let value = value(&values.borrow());
+    Ok((HeaderMap::from_iter([(header::ETAG, value.parse().expect("header"))]), value.to_owned()))
+}
+
 async fn status(State(m): State<Metadata>, body: String) {
     m.statuses.lock().expect("lock").push(body);
 }
@@ -130,7 +175,7 @@ pub(crate) const RUNNER: &str = r#"#!/bin/bash
 echo "$ACTIONS_RUNNER_INPUT_JITCONFIG" > jit
 umask > umask
 unset ACTIONS_RUNNER_INPUT_JITCONFIG
-trap 'echo "Exiting..."; exit 0' INT
+trap 'echo "Exiting..."; [ ! -e go ] || echo "2026-11-21 00:00:02Z: Job build completed with result: Failed"; exit 0' INT
 echo "√ Connected to GitHub"
 echo "Current runner version: '2.336.0'"
 echo "2026-11-21 00:00:00Z: Listening for Jobs"
@@ -172,13 +217,30 @@ impl World {
     }
 
     pub(crate) fn agent(&self, operator: &Operator) -> Child {
+        self.agent_with(operator, &[])
+    }
+
+    /// An agent with further environment.
+    pub(crate) fn agent_with(&self, operator: &Operator, environment: &[(&str, &str)]) -> Child {
         self.introduce(operator);
-        self.spawn()
+        self.spawn_with(environment)
     }
 
     /// An agent that knows what the metadata server says.
     pub(crate) fn spawn(&self) -> Child {
-        self.command("run").stderr(self.log()).kill_on_drop(true).spawn().expect("agent starts")
+        self.spawn_with(&[])
+    }
+
+    fn spawn_with(&self, environment: &[(&str, &str)]) -> Child {
+        let mut command = self.command("run");
+        command.envs(environment.iter().copied()).stderr(self.log()).kill_on_drop(true).spawn().expect("agent starts")
+    }
+
+    /// What the cloud announces from now on.
+    pub(crate) fn announce(&self, path: &'static str, value: &'static str) {
+        self.metadata.notices.send_modify(|values| {
+            values.insert(path, value);
+        });
     }
 
     /// One that may leave core files in the machine's directory, as far as its user is concerned.
@@ -199,7 +261,12 @@ impl World {
     }
 
     pub(crate) fn command(&self, subcommand: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_miglet"));
+        self.command_of(env!("CARGO_BIN_EXE_miglet").as_ref(), subcommand)
+    }
+
+    /// Another program in the place of the agent's.
+    pub(crate) fn command_of(&self, program: &Path, subcommand: &str) -> Command {
+        let mut command = Command::new(program);
         command.arg(subcommand).stdin(Stdio::null());
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MIGLET_")) {
             command.env_remove(name);

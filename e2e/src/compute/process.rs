@@ -39,6 +39,9 @@ pub struct Agent {
     pub program: PathBuf,
     /// Arguments, e.g. `run`.
     pub arguments: Vec<String>,
+    /// What a shutdown calls before it ends the agent, as the runner's unit does, e.g. `drain --deadline 10`; nothing
+    /// where empty.
+    pub stop: Vec<String>,
     /// Further environment.
     pub environment: BTreeMap<String, String>,
     /// Fills the runner's folder.
@@ -155,7 +158,7 @@ struct ProcessMachine {
 impl ProcessMachine {
     /// Starts the agent. Under the lock, so that nothing starts once the power of all is cut.
     fn start(&mut self) -> io::Result<()> {
-        let mut command = self.command()?;
+        let mut command = self.command(&self.agent.arguments)?;
         let mut running = lock(&self.running);
         if running.closed {
             return Err(io::Error::other("the machines are switched off for good"));
@@ -168,12 +171,12 @@ impl ProcessMachine {
         Ok(())
     }
 
-    fn command(&self) -> io::Result<Command> {
+    fn command(&self, arguments: &[String]) -> io::Result<Command> {
         let console = fs::OpenOptions::new().create(true).append(true).open(self.console_file())?;
         let path = |name: &str| self.directory.join(name);
         let mut command = Command::new(&self.agent.program);
         command
-            .args(&self.agent.arguments)
+            .args(arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", path("home"))
@@ -199,12 +202,24 @@ impl ProcessMachine {
 
 #[async_trait]
 impl Machine for ProcessMachine {
+    /// As the service manager: the runner's unit is stopped first, then the agent. Takes its time in the background,
+    /// which the power does not wait for.
     async fn soft_off(&mut self) {
         let pid = self.child.as_ref().and_then(Child::id);
-        if let Some(pid) = pid.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
+        let agent = pid.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let stop = (!self.agent.stop.is_empty()).then(|| self.command(&self.agent.stop)?.kill_on_drop(true).spawn());
+        let directory = self.directory.clone();
+        tokio::spawn(async move {
+            match stop {
+                Some(Ok(mut stop)) => drop(stop.wait().await),
+                Some(Err(error)) => tracing::error!(%error, "the shutdown's command does not start"),
+                None => {}
+            }
             // It may have ended by itself in the meantime.
-            kill_process(pid, Signal::TERM).unwrap_or_default();
-        }
+            if let Some(agent) = agent.filter(|agent| lives_in(agent.as_raw_nonzero().get(), &directory)) {
+                kill_process(agent, Signal::TERM).unwrap_or_default();
+            }
+        });
     }
 
     async fn power_off(&mut self) {

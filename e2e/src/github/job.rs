@@ -1,6 +1,7 @@
 //! Jobs: what a test queues, and what became of it.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::runner::wire::{Conclusion, JobFault};
 
@@ -95,6 +96,34 @@ impl JobState {
             runner_name: None,
             output: String::new(),
         }
+    }
+
+    /// The shape of the REST API. When exactly it began and ended is not kept: `at` stands for both.
+    pub(crate) fn json(&self, base: &str, origin: &str, at: &str) -> Value {
+        let (id, run, repository) = (self.id.0, self.run_id, &self.job.repository);
+        let api = format!("{base}/repos/{repository}");
+        let status = match self.status {
+            JobStatus::Queued => "queued",
+            JobStatus::InProgress => "in_progress",
+            JobStatus::Completed => "completed",
+        };
+        let conclusion = self.conclusion.map(|conclusion| match conclusion {
+            Conclusion::Succeeded => "success",
+            Conclusion::Failed => "failure",
+            Conclusion::Canceled => "cancelled",
+        });
+        json!({
+            "id": id, "run_id": run, "run_attempt": 1, "node_id": format!("J_{id}"), "name": self.job.name,
+            "run_url": format!("{api}/actions/runs/{run}"), "url": format!("{api}/actions/jobs/{id}"),
+            "html_url": format!("{origin}/{repository}/actions/runs/{run}/job/{id}"),
+            "check_run_url": format!("{api}/check-runs/{id}"),
+            "head_sha": "0123456789abcdef0123456789abcdef01234567", "head_branch": "main",
+            "workflow_name": self.job.workflow, "labels": self.job.labels,
+            "status": status, "conclusion": conclusion,
+            "created_at": at, "started_at": at, "completed_at": conclusion.map(|_| at),
+            "runner_id": self.runner_id, "runner_name": self.runner_name,
+            "runner_group_id": self.runner_id.map(|_| 1), "runner_group_name": self.runner_id.map(|_| "Default"),
+        })
     }
 
     pub(crate) fn requeue(&mut self) {

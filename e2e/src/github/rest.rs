@@ -18,8 +18,10 @@ use super::{
     clock::rfc3339,
     credentials::Credential,
     gate,
+    job::JobState,
     refusal::Refusal,
     registration::{Registration, Wanted},
+    scope::Scope,
     state::State as World,
 };
 
@@ -30,7 +32,8 @@ type Answer = Result<Response, Refusal>;
 pub(crate) fn routes(shared: Arc<Shared>) -> Router {
     let mut router = Router::new()
         .route("/app/installations/{installation_id}/access_tokens", post(access_token))
-        .route("/rate_limit", get(rate_limit));
+        .route("/rate_limit", get(rate_limit))
+        .route("/repos/{owner}/{repo}/actions/runs/{run_id}/attempts/{attempt_number}/jobs", get(jobs));
     for scope in ["/orgs/{org}", "/repos/{owner}/{repo}", "/enterprises/{enterprise}"] {
         let at = |tail: &str| format!("{scope}/actions/{tail}");
         router = router
@@ -58,7 +61,8 @@ async fn access_token(State(sim): Sim, call: Call) -> Answer {
     let body = json!({
         "token": token,
         "expires_at": rfc3339(expires),
-        "permissions": {"organization_self_hosted_runners": "write", "administration": "write", "metadata": "read"},
+        "permissions": {"organization_self_hosted_runners": "write", "administration": "write", "actions": "read",
+            "metadata": "read"},
         "repository_selection": "all",
     });
     Ok((StatusCode::CREATED, Json(body)).into_response())
@@ -170,6 +174,21 @@ async fn group(State(sim): Sim, call: Call) -> Answer {
     let state = sim.lock();
     let found = state.groups(&call.who, &scope)?.iter().find(|g| g.id == id).ok_or_else(Refusal::not_found)?;
     Ok(Json(found.json(&scope, &call.base)).into_response())
+}
+
+/// The jobs of one attempt of a run. Runs have one attempt here.
+async fn jobs(State(sim): Sim, call: Call) -> Answer {
+    let (scope, run) = (call.scope(), call.id("run_id")?);
+    let state = sim.lock();
+    state.groups(&call.who, &scope)?;
+    let here = |job: &&JobState| job.run_id == run && Scope::parse(&job.job.repository) == scope;
+    let known: Vec<_> = state.jobs.values().filter(here).collect();
+    if known.is_empty() || call.id("attempt_number")? != 1 {
+        return Err(Refusal::not_found());
+    }
+    let at = rfc3339(sim.clock.seconds());
+    let items: Vec<Value> = known.iter().map(|job| job.json(&call.base, &call.origin, &at)).collect();
+    Ok(call.page("jobs", &items))
 }
 
 async fn registration_token(State(sim): Sim, call: Call) -> Answer {

@@ -12,6 +12,7 @@ async fn scripted(script: &str) -> (ComputeSim, Arc<ProcessMachines>) {
     let agent = Agent {
         program: "/bin/sh".into(),
         arguments: vec!["-c".to_owned(), script.to_owned()],
+        stop: Vec::new(),
         environment: BTreeMap::from([("MIGLET_EXTRA".to_owned(), "extra".to_owned())]),
         prepare: Arc::new(|runner| fs::write(runner.join("run.sh"), "#!/bin/sh\n")),
     };

@@ -7,7 +7,7 @@ use http::StatusCode;
 use secrecy::SecretString;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::forge::{ForgeError, ForgeErrorClass, Registered, Runner};
+use crate::forge::{ForgeError, ForgeErrorClass, ForgeJob, Registered, Runner};
 
 /// The longest text taken over, in characters.
 const LONGEST: usize = 300;
@@ -134,6 +134,29 @@ pub(super) struct WireGroup {
     pub(super) name: String,
     #[serde(default)]
     pub(super) default: bool,
+}
+
+/// One page of a run's jobs.
+#[derive(Debug, Deserialize)]
+pub(super) struct JobPage {
+    pub(super) total_count: usize,
+    pub(super) jobs: Vec<WireJob>,
+}
+
+/// A job.
+#[derive(Debug, Deserialize)]
+pub(super) struct WireJob {
+    id: i64,
+    #[serde(default)]
+    html_url: Option<String>,
+    #[serde(default)]
+    pub(super) runner_name: Option<String>,
+}
+
+impl From<WireJob> for ForgeJob {
+    fn from(wire: WireJob) -> Self {
+        Self { id: wire.id, url: wire.html_url.unwrap_or_default() }
+    }
 }
 
 #[derive(Deserialize)]

@@ -59,6 +59,8 @@ pub(super) struct Call<'a> {
     /// Path and query under the API root.
     pub(super) path: String,
     pub(super) body: Option<Value>,
+    /// Nobody needs its answer.
+    pub(super) spare: bool,
 }
 
 impl Call<'_> {
@@ -66,6 +68,7 @@ impl Call<'_> {
         match self.method {
             Method::DELETE => Urgency::Delete,
             Method::POST => Urgency::Post,
+            _ if self.spare => Urgency::Spare,
             _ => Urgency::Read,
         }
     }

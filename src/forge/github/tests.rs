@@ -352,3 +352,39 @@ async fn a_key_that_is_no_key_is_refused_without_being_quoted() {
     assert!(matches!(error, GithubError::Key), "{error:?}");
     assert!(!format!("{error:?}").contains("not-a-key"));
 }
+
+fn run_of(repository: &str) -> Run {
+    Run { repository: repository.into(), id: 42, attempt: 2 }
+}
+
+#[tokio::test]
+async fn the_job_of_a_runner_is_found_by_the_runners_name() {
+    let body = r#"{"total_count": 3, "jobs": [
+        {"id": 1, "html_url": "https://x/1", "runner_name": null, "workflow_name": null},
+        {"id": 2, "html_url": "https://x/2", "runner_name": "other", "head_branch": null},
+        {"id": 3, "html_url": "https://x/3", "runner_name": "ours", "runner_id": 7}]}"#;
+    let f = fixture(Script::default().then(200, body)).await;
+    let found = f.github.job(&run_of("acme/app"), "ours").await.unwrap();
+    assert_eq!(found, Some(ForgeJob { id: 3, url: "https://x/3".into() }));
+    let asked = "GET /api/v3/repos/acme/app/actions/runs/42/attempts/2/jobs?per_page=100&page=1";
+    assert_eq!(f.script.requests(), [asked]);
+}
+
+#[tokio::test]
+async fn a_job_that_cannot_be_read_is_only_not_known() {
+    for status in [403, 404] {
+        let f = fixture(Script::default().then(status, r#"{"message": "Resource not accessible"}"#)).await;
+        assert_eq!(f.github.job(&run_of("acme/app"), "ours").await.unwrap(), None, "{status}");
+    }
+    let f = fixture(Script::default().then(200, r#"{"total_count": 0, "jobs": []}"#)).await;
+    assert_eq!(f.github.job(&run_of("acme/app"), "ours").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_repository_of_somebody_else_is_not_asked_about() {
+    let f = fixture(Script::default()).await;
+    for forged in ["evil/app", "acme/../../orgs", "acme/app/actions?x="] {
+        assert_eq!(f.github.job(&run_of(forged), "ours").await.unwrap(), None, "{forged}");
+    }
+    assert_eq!(f.script.requests(), Vec::<String>::new());
+}

@@ -36,7 +36,7 @@ pub(super) fn plan(view: &VmView, requested: Timestamp, now: Timestamp, timing: 
     let cut = cut(view, requested, now);
     let dead = view.dead(now, timing).is_some();
     if matches!(registration, Registration::Gone | Registration::LeftBehind) || dead || cut {
-        if let Some(step) = instance(view, now, timing) {
+        if let Some(step) = farewell(view, &registration).or_else(|| instance(view, now, timing)) {
             return Plan::act(step);
         }
         if !view.instance_gone(now, timing) {
@@ -57,6 +57,14 @@ pub(super) fn plan(view: &VmView, requested: Timestamp, now: Timestamp, timing: 
         Registration::Act(step) => Plan::act(step),
         Registration::Wait(wait) => Plan { wait: Some(wait), ..Plan::wait(timing.poll) },
     }
+}
+
+/// An agent that said its machine stops working waits for this word before it stops an idle listener.
+fn farewell(view: &VmView, registration: &Registration) -> Option<Step> {
+    let agent = view.agent.as_ref().filter(|agent| agent.connected && agent.report.exit.is_none())?;
+    let waits = agent.report.notice.is_some() || agent.report.draining;
+    let due = waits && matches!(registration, Registration::Gone) && !view.memory.drain_told;
+    due.then_some(Step::TellDrain)
 }
 
 /// Whether the forge was given all the time there is, and has not let go: it says no, or does not answer.

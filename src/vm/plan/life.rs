@@ -5,8 +5,9 @@ use jiff::Timestamp;
 use super::{End, Plan, Step, later, later_by, until};
 use crate::{
     compute::{ErrorClass, LaunchError, Power},
+    forge::Run,
     gateway::{
-        report::{AgentState, ExitKind},
+        report::{AgentState, ExitKind, GuardKind, Notice},
         sessions::AgentView,
     },
     vm::{
@@ -17,7 +18,9 @@ use crate::{
 
 /// An end if some fact says so, else the next step forward.
 pub(super) fn plan(view: &VmView, now: Timestamp, timing: &Timing) -> Plan {
-    let end = ended_by_itself(view)
+    let end = taken_away(view)
+        .or_else(|| ended_by_itself(view))
+        .or_else(|| drained(view))
         .or_else(|| view.dead(now, timing).map(|(reason, message)| End::new(reason, message)))
         .or_else(|| refused(view))
         .or_else(|| launch_failed(view, now))
@@ -27,8 +30,39 @@ pub(super) fn plan(view: &VmView, now: Timestamp, timing: &Timing) -> Plan {
         .or_else(|| lost(view, now, timing));
     match end {
         Some(end) => Plan::act(Step::End(end)),
-        None => unregistered(view, now).unwrap_or_else(|| forward(view, now, timing)),
+        None => {
+            let next = find_job(view).or_else(|| unregistered(view, now));
+            next.unwrap_or_else(|| forward(view, now, timing))
+        }
     }
+}
+
+/// The cloud takes the machine away, or a limit was passed on it. More than how its runner ended: it says why.
+fn taken_away(view: &VmView) -> Option<End> {
+    let report = &view.agent.as_ref()?.report;
+    if let Some(guard) = report.guard.as_ref().filter(|guard| guard.acted) {
+        let reason = match guard.kind {
+            GuardKind::Runtime => "JobTimeLimit",
+            GuardKind::Disk => "DiskFull",
+            GuardKind::Memory => "MemoryFull",
+        };
+        return Some(End::new(reason, format!("a limit of the agent's settings was passed: {}", guard.detail)));
+    }
+    Some(match report.notice? {
+        Notice::Preempted => {
+            End::new("Preempted", "Google preempts the machine; a job that ran on it was interrupted and has failed")
+        }
+        Notice::Maintenance => End::new(
+            "HostMaintenance",
+            "Google stops the machine for maintenance of its host; a job that runs may finish until then",
+        ),
+    })
+}
+
+/// Somebody on the machine wants it to take no new work: `miglet drain`, or its shutdown.
+fn drained(view: &VmView) -> Option<End> {
+    let report = &view.agent.as_ref()?.report;
+    report.draining.then(|| End::new("DrainedOnMachine", "`miglet drain` or a shutdown on the machine asked for it"))
 }
 
 /// The agent reported how its runner ended.
@@ -180,6 +214,17 @@ fn registered(view: &VmView) -> bool {
 fn our_turn(view: &VmView) -> bool {
     let waits = |agent: &AgentView| agent.connected && agent.report.runner_name.is_empty();
     view.memory.config_sent.is_none() && view.agent.as_ref().is_some_and(waits)
+}
+
+/// The hook has told which run the job belongs to: GitHub knows the rest.
+fn find_job(view: &VmView) -> Option<Plan> {
+    let job = view.agent.as_ref()?.report.job.as_ref()?;
+    let known = view.memory.job_looked || view.status().job.is_some_and(|job| job.id.is_some());
+    if known || job.repository.is_empty() || !matches!(view.access, Access::Usable { .. }) {
+        return None;
+    }
+    let run = Run { repository: job.repository.clone(), id: job.run_id?, attempt: job.run_attempt? };
+    Some(Plan::act(Step::FindJob(run)))
 }
 
 /// The next step of a life that goes well.

@@ -11,10 +11,10 @@ use crate::{
         AgentStatus, GitHub, GroupRef, InstanceStatus, KubeTime, Lifecycle, PoolRef, RunnerStatus, RunnerVm,
         RunnerVmSpec, RunnerVmStatus, SecretRef, names,
     },
-    forge::{Deletion, Runner},
+    forge::{Deletion, Run, Runner},
     gateway::{
         events::Ledger,
-        report::{AgentState, Exit, ExitKind, Report},
+        report::{AgentState, Exit, ExitKind, Guard, GuardKind, Job, Notice, Report},
         sessions::AgentView,
     },
     vm::{

@@ -24,6 +24,7 @@ pub(super) async fn measure(binary: &Path) -> Result<f64, Trouble> {
     let machines = Arc::new(ProcessMachines::new(Agent {
         program: binary.to_owned(),
         arguments: vec!["run".into()],
+        stop: Vec::new(),
         environment: BTreeMap::new(),
         prepare: Arc::new(|folder| runner::install(folder).map_err(std::io::Error::other)),
     })?);

@@ -107,3 +107,14 @@ fn no_pass_asks_to_be_run_again_at_once() {
     assert!(planned(&view(), 0).again >= Duration::from_millis(20));
     assert_eq!(later(Timestamp::MAX, Duration::from_secs(1)), Timestamp::MAX);
 }
+
+#[test]
+fn an_agent_whose_machine_stops_working_hears_that_its_registration_is_gone() {
+    let mut preempted = view().registered(AgentState::Idle).deleting(30).heard(30);
+    preempted.agent.as_mut().expect("connected").report.notice = Some(Notice::Preempted);
+    assert_eq!(step(&preempted, 31), Step::Deregister { id: RUNNER }, "the registration first");
+    let gone = preempted.memory(|m| m.registration_gone = true);
+    assert_eq!(step(&gone, 32), Step::TellDrain);
+    let told = gone.memory(|m| m.drain_told = true);
+    assert_eq!(step(&told, 33), url());
+}

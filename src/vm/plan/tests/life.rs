@@ -221,3 +221,58 @@ fn a_group_that_answers_404_for_a_while_ends_no_vm_whose_agent_speaks() {
     speaks.agent.as_mut().expect("known").connected = true;
     assert_eq!(reason(&speaks, 90), None);
 }
+
+fn with_job(repository: &str) -> VmView {
+    let mut view = view().registered(AgentState::Busy).heard(30);
+    if let Some(agent) = &mut view.agent {
+        let (run_id, run_attempt) = (Some(42), Some(2));
+        let job = Job { name: "build".into(), repository: repository.into(), run_id, run_attempt, ..Job::default() };
+        agent.report.job = Some(job);
+    }
+    view
+}
+
+#[test]
+fn the_job_is_asked_for_once_it_says_which_run_it_belongs_to() {
+    assert_eq!(step(&with_job(""), 31), Step::Wait);
+    let run = Run { repository: "acme/app".into(), id: 42, attempt: 2 };
+    assert_eq!(step(&with_job("acme/app"), 31), Step::FindJob(run));
+    assert_eq!(step(&with_job("acme/app").memory(|m| m.job_looked = true), 31), Step::Wait);
+    let mut blocked = with_job("acme/app");
+    blocked.access = Access::Blocked("no".into());
+    assert_eq!(step(&blocked, 31), Step::Wait);
+}
+
+fn told(view: VmView, change: impl FnOnce(&mut Report)) -> VmView {
+    let mut view = view;
+    change(&mut view.agent.as_mut().expect("connected").report);
+    view
+}
+
+#[test]
+fn a_machine_that_is_taken_away_ends_its_vm_with_the_reason_whatever_became_of_its_runner() {
+    let busy = || view().registered(AgentState::Busy).heard(30);
+    let noticed = |notice| move |report: &mut Report| report.notice = Some(notice);
+    assert_eq!(reason(&told(busy(), noticed(Notice::Preempted)), 31), Some("Preempted"));
+    assert_eq!(reason(&told(busy().exited(ExitKind::JobDone), noticed(Notice::Preempted)), 31), Some("Preempted"));
+    assert_eq!(reason(&told(busy(), noticed(Notice::Maintenance)), 31), Some("HostMaintenance"));
+    let guard = |acted| {
+        move |report: &mut Report| {
+            report.guard = Some(Guard { kind: GuardKind::Disk, acted, detail: "96 %".into() });
+        }
+    };
+    assert_eq!(reason(&told(busy(), guard(false)), 31), None, "a warning ends nothing");
+    let end = end(&told(busy(), guard(true)), 31).expect("an end");
+    assert_eq!(end.reason, "DiskFull");
+    assert!(end.message.contains("96 %"), "{}", end.message);
+}
+
+#[test]
+fn a_machine_drained_from_within_ends_and_one_whose_runner_has_ended_says_how() {
+    let drained = |view| told(view, |report| report.draining = true);
+    assert_eq!(reason(&drained(view().registered(AgentState::Idle).heard(30)), 31), Some("DrainedOnMachine"));
+    assert_eq!(
+        reason(&drained(view().registered(AgentState::Busy).exited(ExitKind::JobDone)), 31),
+        Some("JobCompleted")
+    );
+}

@@ -216,6 +216,7 @@ impl World {
                 let runner = |busy| Runner { id: *id, name: "r".into(), online: self.connected, busy };
                 self.view.memory.looked(now, self.runner.map(runner));
             }
+            Step::FindJob(_) => self.view.memory.job_looked = true,
             Step::CheckScope => self.view.access = Access::Usable { seen: Some(now) },
             Step::Deregister { .. } => self.deregister(),
             Step::NoteRegistrationGone => {

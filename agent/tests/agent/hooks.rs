@@ -1,0 +1,102 @@
+//! Hooks as a job meets them: the user's scripts, and a socket that anybody on the machine may try.
+
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
+
+use miglet_proto::v1::AgentState;
+
+use crate::{
+    JIT,
+    world::{RUNNER, World},
+};
+
+#[tokio::test]
+async fn the_users_scripts_of_settings_and_image_run_around_the_job() {
+    let hooks = r#"bash -e "$ACTIONS_RUNNER_HOOK_JOB_COMPLETED" >> seen
+echo "$? $ACTIONS_RUNNER_HOOK_JOB_STARTED" >> codes
+echo "2026-11-21 00:00:02Z: Job"#;
+    let runner = RUNNER.replace(
+        "until [ -e end ]; do sleep 0.02; done\necho \"2026-11-21 00:00:02Z: Job",
+        &format!("until [ -e end ]; do sleep 0.02; done\n{hooks}"),
+    );
+    let world = World::new(&runner).await;
+    let at = |name: &str| world.dir.path().join(name);
+    std::fs::write(at("before.sh"), format!("echo before $GITHUB_JOB > {}\n", at("r/before").display())).unwrap();
+    std::fs::write(at("after.sh"), "echo after\n").unwrap();
+    let env = format!("ACTIONS_RUNNER_HOOK_JOB_COMPLETED={}\nLANG=C\n", at("after.sh").display());
+    std::fs::write(world.paths.runner.join(".env"), env).unwrap();
+    let mut operator = world.operator().await;
+    let before = at("before.sh").display().to_string();
+    let _agent = world.agent_with(&operator, &[("MIGLET_HOOK_JOB_STARTED", &before)]);
+    let mut session = operator.session().await;
+    session.register("r1", JIT).await;
+    session.until_state(AgentState::Idle).await;
+    world.touch("go");
+    session.until("named by our hook", |s| s.report.job.as_ref().is_some_and(|j| j.run_attempt == 1)).await;
+    world.touch("end");
+    session.until("ended", |s| s.report.exit.is_some()).await;
+    assert_eq!(world.runner_file("before").as_deref(), Some("before build-key"));
+    assert_eq!(world.runner_file("seen").as_deref(), Some("after"));
+    assert_eq!(world.runner_file(".env").as_deref(), Some("LANG=C"));
+}
+
+#[tokio::test]
+async fn ten_thousand_calls_of_the_hook_socket_cost_the_job_its_own_time_only() {
+    let world = World::new(RUNNER).await;
+    let mut operator = world.operator().await;
+    let _agent = world.agent(&operator);
+    let mut session = operator.session().await;
+    session.register("r1", JIT).await;
+    session.until_state(AgentState::Idle).await;
+    world.touch("go");
+    session.until("named", |s| s.report.job.as_ref().is_some_and(|j| !j.repository.is_empty())).await;
+    let shim = world.record().unwrap().shim.unwrap();
+    let figure = |name: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", shim.pid)).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+        line.trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", shim.pid)).unwrap().count();
+    let (memory, descriptors, reports) = (figure("VmRSS:"), open(), session.reports);
+    let socket = world.paths.hook_socket();
+    let begun = Instant::now();
+    let flood = tokio::task::spawn_blocking(move || {
+        for n in 0..10_000 {
+            let mut stream = UnixStream::connect(&socket).expect("connected");
+            let name = format!("evil/{n}");
+            let job = format!(r#"{{"repository":"{name}","workflow":"w","run_id":{n},"run_attempt":1,"key":"k"}}"#);
+            stream.write_all(format!(r#"{{"event":"job-completed","job":{job}}}"#).as_bytes()).ok();
+            stream.shutdown(std::net::Shutdown::Write).ok();
+            stream.read_to_end(&mut Vec::new()).ok();
+        }
+    });
+    flood.await.unwrap();
+    println!("10000 calls in {:?}", begun.elapsed());
+    assert!(figure("VmRSS:") < memory + 2048, "the shim grew from {memory} kB to {} kB", figure("VmRSS:"));
+    assert!(open() <= descriptors + 2, "descriptors leak");
+    let quiet = session.reports;
+    world.touch("end");
+    session.until("ended", |s| s.report.exit.is_some()).await;
+    assert_eq!(session.report.job.as_ref().unwrap().repository, "acme/app", "the first word counts");
+    let heartbeats = begun.elapsed().as_secs() + 3;
+    assert!((quiet - reports) as u64 <= heartbeats, "{} reports for nothing new", quiet - reports);
+}
+
+#[tokio::test]
+async fn a_job_that_holds_the_socket_open_delays_nobody_for_long() {
+    let world = World::new(RUNNER).await;
+    let mut operator = world.operator().await;
+    let _agent = world.agent(&operator);
+    let mut session = operator.session().await;
+    session.register("r1", JIT).await;
+    session.until_state(AgentState::Idle).await;
+    let silent = UnixStream::connect(world.paths.hook_socket()).unwrap();
+    world.touch("go");
+    let begun = Instant::now();
+    session.until("named all the same", |s| s.report.job.as_ref().is_some_and(|j| !j.repository.is_empty())).await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    drop(silent);
+}
