@@ -15,6 +15,7 @@ pub mod admission;
 mod attestation;
 mod binding;
 mod convert;
+pub mod diagnostics;
 mod identity;
 mod keys;
 mod listener;
@@ -25,6 +26,7 @@ pub mod report;
 mod server;
 mod service;
 pub mod sessions;
+pub mod settings;
 mod tls;
 
 pub use server::{Backends, Caps, Gateway, GatewayConfig, GatewayError};

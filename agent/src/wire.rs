@@ -20,6 +20,7 @@ pub fn report(state: &State) -> v1::Report {
         exit: runner.and_then(exit),
         health: None,
         error: state.error.clone(),
+        ..v1::Report::default()
     }
 }
 
@@ -87,7 +88,7 @@ pub fn command(command: v1::Command) -> Input {
         },
         Some(Wire::Drain(_)) => Command::Drain,
         Some(Wire::Shutdown(_)) => Command::Shutdown,
-        None => Command::Unknown,
+        Some(Wire::UpdateConfig(_) | Wire::SetLogLevel(_) | Wire::CollectDiagnostics(_)) | None => Command::Unknown,
     };
     Input::Command { id: command.id, command: meant }
 }

@@ -5,6 +5,7 @@
 
 mod answer;
 mod connection;
+mod downloads;
 mod pages;
 
 use std::{
@@ -25,7 +26,7 @@ use self::{
     connection::Call,
     pages::{PER_PAGE, Pages, Progress},
 };
-use super::{Deletion, ForgeError, ForgeErrorClass, Owner, Registered, Registration, Runner, Runners, Scope};
+use super::{Deletion, ForgeError, ForgeErrorClass, Offer, Owner, Registered, Registration, Runner, Runners, Scope};
 use crate::clock::Clock;
 
 /// How long a runner group's id is remembered.
@@ -88,6 +89,7 @@ pub(in crate::forge) struct Github {
     clock: Arc<dyn Clock>,
     seen: Mutex<Option<Timestamp>>,
     groups: tokio::sync::Mutex<BTreeMap<Option<String>, (Timestamp, Group)>>,
+    offer: downloads::Remembered,
 }
 
 impl Github {
@@ -99,6 +101,7 @@ impl Github {
             clock,
             seen: Mutex::default(),
             groups: tokio::sync::Mutex::default(),
+            offer: downloads::Remembered::default(),
         }
     }
 
@@ -268,6 +271,14 @@ impl Runners for Github {
 
     async fn check(&self) -> Result<(), ForgeError> {
         self.runners("reading the runners", "check", "per_page=1".to_owned()).await.map(drop)
+    }
+
+    async fn offer(&self) -> Result<Offer, ForgeError> {
+        let ask = || async {
+            let action = "asking which runner GitHub offers";
+            downloads::offer(action, &self.get_path(action, "downloads", "runners/downloads".to_owned()).await?)
+        };
+        self.offer.get(self.clock.now(), ask).await
     }
 
     fn seen(&self) -> Option<Timestamp> {

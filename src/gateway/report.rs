@@ -3,6 +3,9 @@
 use jiff::Timestamp;
 use secrecy::SecretString;
 
+use super::settings::Settings;
+use crate::crd::LogLevel;
+
 /// An agent's state, in the order of a VM's life: it only moves forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AgentState {
@@ -53,6 +56,14 @@ pub struct Report {
     pub health: Option<Health>,
     /// Its last error in words; empty when there is none.
     pub error: String,
+    /// It has no runner to start yet.
+    pub preparing: bool,
+    /// Version of the runner it has; empty when it does not say.
+    pub runner_version: String,
+    /// Which of our settings are in effect; empty when none are.
+    pub settings_revision: String,
+    /// What it logs.
+    pub log_level: Option<LogLevel>,
 }
 
 /// A job as the agent knows it: a hint, everything in it could be forged by the job.
@@ -121,12 +132,32 @@ pub enum Command {
     Drain {
         /// Why.
         reason: String,
+        /// A job that still runs after this many seconds is interrupted; 0: never.
+        deadline_seconds: u32,
     },
     /// Power off once the runner has ended.
     Shutdown {
         /// Why.
         reason: String,
     },
+    /// Work by these settings.
+    UpdateConfig(Box<Settings>),
+    /// Log this for a while; without a level: what the settings say, from now on.
+    SetLogLevel {
+        /// What.
+        level: Option<LogLevel>,
+        /// For how long.
+        seconds: u32,
+    },
+    /// Send what helps to find a fault.
+    CollectDiagnostics,
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// Why it was refused; `None` when it was done.
+    pub refusal: Option<String>,
 }
 
 impl Report {
@@ -149,6 +180,14 @@ impl Report {
             exit: self.exit.clone().or(next.exit),
             health: next.health.or(self.health),
             error: next.error,
+            preparing: next.preparing,
+            runner_version: if next.runner_version.is_empty() {
+                self.runner_version.clone()
+            } else {
+                next.runner_version
+            },
+            settings_revision: next.settings_revision,
+            log_level: next.log_level,
         }
     }
 }

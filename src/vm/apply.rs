@@ -8,6 +8,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use super::{
     Context, Error,
@@ -27,6 +28,8 @@ use crate::{
     kubernetes,
     wakes::Key,
 };
+
+mod orders;
 
 /// One VM, with what acting on it takes.
 pub(super) struct Actor<'a> {
@@ -66,7 +69,7 @@ impl<'a> Actor<'a> {
             Step::CheckScope => self.forge(|runners| async move { runners.check().await }).await.map(drop),
             Step::Deregister { id } => self.deregister(*id).await,
             Step::NoteRegistrationGone => self.remember(|memory| memory.registration_gone = true),
-            Step::TellDrain => self.tell_drain(),
+            Step::Tell(order) => self.tell(order, status).await,
             Step::AskLastWords => self.ask_last_words().await,
             Step::DeleteInstance(target) => self.delete_instance(target).await,
             Step::End(end) => self.end(end).await,
@@ -117,7 +120,8 @@ impl<'a> Actor<'a> {
         }
         self.pace(&result)?;
         let registered = result?;
-        status.runner = Some(RunnerStatus { id: Some(registered.id), ..runner });
+        let version = self.context.sessions.view(&self.key).map(|agent| agent.report.runner_version);
+        status.runner = Some(RunnerStatus { id: Some(registered.id), version: version.unwrap_or_default(), ..runner });
         self.write(status).await?;
         self.send(name, registered)
     }
@@ -148,7 +152,7 @@ impl<'a> Actor<'a> {
         self.remember(|memory| memory.forge_trouble = None)?;
         let command = Command::Register { runner_name, jit_config: registered.jit_config };
         // A failure is final: what may have been sent is never sent again, the next pass replaces the VM.
-        let sent = self.context.sessions.send(&self.key, command);
+        let sent = self.context.sessions.send(&self.key, &Uuid::new_v4().to_string(), command);
         if sent.is_ok() {
             self.remember(|memory| memory.config_sent = Some(now))?;
         }
@@ -181,12 +185,6 @@ impl<'a> Actor<'a> {
             memory.deletion = Some((at, outcome));
             memory.registration_gone |= outcome == Deletion::Deleted;
         })
-    }
-
-    fn tell_drain(&self) -> Result<(), Error> {
-        let reason = "the namespace of its pool is being deleted".to_owned();
-        self.context.sessions.send(&self.key, Command::Drain { reason }).map_err(Error::Session)?;
-        self.remember(|memory| memory.drain_told = true)
     }
 
     async fn ask_last_words(&self) -> Result<(), Error> {

@@ -21,8 +21,10 @@ use crate::compute::{DeleteTarget, ErrorClass};
 
 mod drain;
 mod life;
+mod orders;
 
 pub use life::silent;
+pub use orders::{LOG_LEVEL_SECONDS, Order, Topic, drain_deadline};
 
 /// What to do, and when to look again if nothing else happens.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,8 +68,8 @@ pub enum Step {
     },
     /// Note that the registration is proven gone.
     NoteRegistrationGone,
-    /// Tell the agent to take no new work and to stop an idle listener.
-    TellDrain,
+    /// Tell the agent something, or the user what it answered.
+    Tell(Order),
     /// Ask what a VM that never called in has to say.
     AskLastWords,
     /// Ask the group to delete the instance.
@@ -128,6 +130,12 @@ pub fn plan(view: &VmView, now: Timestamp, timing: &Timing) -> Plan {
         Some(requested) => drain::plan(view, requested, now, timing),
         None => life::plan(view, now, timing),
     };
+    if plan.step == Step::Wait {
+        let (order, look) = orders::next(view, now);
+        let look = look.into_iter().chain(orders::renewal(view, now)).min();
+        plan.again = look.map_or(plan.again, |look| look.min(plan.again));
+        plan.step = order.map_or(Step::Wait, Step::Tell);
+    }
     plan.again = plan.again.max(Duration::from_millis(20));
     plan
 }

@@ -204,7 +204,8 @@ impl AgentService for Service {
             return Err(Status::invalid_argument("hello first"));
         };
         let (outgoing, messages) = mpsc::channel(16);
-        let welcome = Welcome { vm_name: "vm-1".into(), heartbeat_period_seconds: 1, protocol_minor: 1 };
+        let welcome =
+            Welcome { vm_name: "vm-1".into(), heartbeat_period_seconds: 1, protocol_minor: 1, settings: None };
         let welcome = OperatorMessage { message: Some(operator_message::Message::Welcome(welcome)) };
         outgoing.send(Ok(welcome)).await.expect("room");
         let report = hello.report.clone().unwrap_or_default();

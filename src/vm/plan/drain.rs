@@ -154,9 +154,6 @@ fn without_credentials(view: &VmView, now: Timestamp, timing: &Timing) -> Regist
     if agent.is_some_and(|agent| agent.report.exit.is_some()) {
         return Registration::LeftBehind;
     }
-    if agent.is_some_and(|agent| agent.connected) && !view.memory.drain_told {
-        return Registration::Act(Step::TellDrain);
-    }
     Registration::Wait(Wait {
         reason: "CredentialsGone",
         message: "the Secret is gone with its namespace; waiting for the runner to end".into(),

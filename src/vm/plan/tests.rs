@@ -15,6 +15,7 @@ use crate::{
     gateway::{
         report::{AgentState, Exit, ExitKind, Report},
         sessions::AgentView,
+        settings::Settings,
     },
     vm::{
         memory::{Creation, Memory},
@@ -54,6 +55,8 @@ pub(super) fn view() -> VmView {
         github,
         template: crate::crd::Template::default(),
         lifecycle: Lifecycle::default(),
+        agent: crate::crd::AgentSettings::default(),
+        runner: crate::crd::RunnerSettings::default(),
     };
     let mut vm = RunnerVm::new("linux-x", spec);
     vm.metadata.creation_timestamp = Some(KubeTime(at(0)));
@@ -63,6 +66,9 @@ pub(super) fn view() -> VmView {
         presence: Presence::Unknown,
         agent: None,
         rebooted: false,
+        unsupported: None,
+        // None that an agent would have to be told.
+        settings: Settings { revision: String::new(), agent: crate::crd::AgentSettings::default(), runner: None },
         access: Access::Usable { seen: None },
         memory: Memory { saw_unbound: true, ..Memory::default() },
         leading_since: at(0),
@@ -126,14 +132,16 @@ impl Build for VmView {
                 state: String::new(),
             });
             s.instance = Some(InstanceStatus { id: "1".into(), group: "ci".into(), zone: "us-central1-a".into() });
-            s.runner = Some(RunnerStatus { name: "linux-x-1".into(), attempt: 1, id: None });
+            s.runner = Some(RunnerStatus { name: "linux-x-1".into(), attempt: 1, id: None, version: String::new() });
         });
         view.agent = Some(AgentView {
             connected: true,
             last_heard: at(20),
             idle_since: None,
             version: "1".into(),
+            minor: 1,
             report: Report { state, ..Report::default() },
+            ..AgentView::default()
         });
         view
     }
@@ -141,7 +149,14 @@ impl Build for VmView {
     fn registered(self, state: AgentState) -> Self {
         let mut view = self
             .bound(state)
-            .status(|s| s.runner = Some(RunnerStatus { name: "linux-x-1".into(), attempt: 1, id: Some(RUNNER) }))
+            .status(|s| {
+                s.runner = Some(RunnerStatus {
+                    name: "linux-x-1".into(),
+                    attempt: 1,
+                    id: Some(RUNNER),
+                    version: String::new(),
+                })
+            })
             .memory(|m| {
                 m.registrations_asked = 1;
                 m.config_sent = Some(at(20));
@@ -231,3 +246,4 @@ fn error(class: ErrorClass) -> ComputeError {
 mod drain;
 mod life;
 mod model;
+mod orders;

@@ -1,6 +1,10 @@
 //! A VM on its way out.
 
 use super::*;
+use crate::vm::{
+    memory::Sent,
+    plan::{Order, Topic},
+};
 
 #[test]
 fn an_idle_runner_is_removed_at_github_before_its_instance() {
@@ -94,8 +98,10 @@ fn a_blocked_forge_is_waited_for_and_touches_nothing() {
 fn with_its_namespace_gone_an_idle_listener_is_stopped_and_a_busy_one_finishes() {
     let mut lost = view().registered(AgentState::Idle).deleting(30);
     lost.access = Access::Lost;
-    assert_eq!(step(&lost, 31), Step::TellDrain);
-    let told = lost.memory(|m| m.drain_told = true);
+    let drain = Order::Send { topic: Topic::Drain, want: "drain".into(), id: None };
+    assert_eq!(step(&lost, 31), Step::Tell(drain));
+    let sent = Sent { want: "drain".into(), id: "1".into(), at: at(31), settled: false };
+    let told = lost.memory(|m| drop(m.orders.insert(Topic::Drain, sent)));
     assert_eq!(waits_for(&told, 32), Some("CredentialsGone"));
     let ended = told.exited(ExitKind::WithoutJob);
     assert_eq!(step(&ended, 33), url());
