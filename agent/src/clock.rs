@@ -1,6 +1,32 @@
-//! The only place that reads the wall clock; decisions take the time as data.
+//! The only place that reads the clocks; decisions take the time as data.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+/// One moment: deadlines are kept on the clock that never jumps, a job's start comes from the wall clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Never jumps.
+    pub instant: Instant,
+    /// Milliseconds since the Unix epoch.
+    pub unix_ms: i64,
+}
+
+impl Now {
+    /// This moment.
+    #[must_use]
+    pub fn read() -> Self {
+        Self { instant: Instant::now(), unix_ms: unix_ms() }
+    }
+
+    /// The instant of an earlier time of the wall clock; this one for a later time, or one before the machine's start.
+    #[must_use]
+    pub fn instant_of(&self, unix_ms: i64) -> Instant {
+        let ago = u64::try_from(self.unix_ms.saturating_sub(unix_ms)).unwrap_or(0);
+        self.instant.checked_sub(Duration::from_millis(ago)).unwrap_or(self.instant)
+    }
+}
 
 /// Milliseconds since the Unix epoch; 0 when the clock stands before it.
 #[must_use]

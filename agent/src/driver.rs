@@ -1,27 +1,45 @@
 //! The one task that owns the state: takes inputs, asks the plan, carries out its effects.
 
-use std::{collections::VecDeque, io, sync::Arc};
+use std::{collections::VecDeque, io, path::PathBuf, sync::Arc, time::Duration};
 
 use miglet_proto::v1;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::Now,
+    diagnostics::{Words, chunks, collect},
     durable,
+    guards::Guards,
+    health::Sampler,
+    installation::Installation,
     key::{AgentKey, KeyError},
+    logging::Log,
     machine::{Machine, MachineError},
+    metadata::Metadata,
+    notice,
     paths::{Paths, make_dir},
-    plan::{Answer, Effect, Input, State, plan},
+    plan::{Answer, Configured, Effect, Input, State, Wanted, plan},
+    preparation::{Installer, Provider, prepare},
+    runner::{TEXT_LIMIT, clean},
     session::Session,
-    settings::{Settings, Sourced},
+    settings::Settings,
     status::{self, Status},
     supervisor::{Launch, Registration, Shim, Supervisor},
     tls::{Dialer, TlsError},
     wire,
 };
+
+/// Between two looks at disk and memory.
+const LOOK: Duration = Duration::from_secs(10);
+/// The last resort comes after everything else that ends a machine of that age.
+const LAST_RESORT: Duration = Duration::from_secs(300);
+/// Nothing waits for the time.
+const QUIET: Duration = Duration::from_secs(3600);
 
 /// What the agent acts on.
 #[derive(Clone)]
@@ -30,14 +48,18 @@ pub struct Ports {
     pub supervisor: Arc<dyn Supervisor>,
     /// The machine itself.
     pub machine: Arc<dyn Machine>,
+    /// Where runners come from.
+    pub runners: Arc<dyn Provider>,
+    /// What this process logs.
+    pub log: Log,
 }
 
 impl Ports {
     /// The real ones.
     #[must_use]
-    pub fn real(settings: &Settings) -> Self {
+    pub fn real(settings: &Settings, log: Log) -> Self {
         let supervisor = Arc::new(Shim::new(settings.paths.clone(), settings.program.clone()));
-        Self { supervisor, machine: settings.machine.machine().into() }
+        Self { supervisor, machine: settings.machine.machine().into(), runners: Arc::new(Installer), log }
     }
 }
 
@@ -89,24 +111,47 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
         ports.supervisor.resume(registration).await;
     }
     let runner = ports.supervisor.snapshots().borrow().clone();
-    let state = State::new(registration, runner);
+    limit_lifetime(&*ports.machine, settings.maximum_lifetime).await;
+    let mut state = State::new(registration, runner, settings.limits);
+    state.settings_level = Some(settings.log_level);
     let statuses = watch::Sender::new(Status::of(&state, &settings.sources));
-    let serving = status::serve(&settings.paths.agent_socket(), statuses.subscribe())
-        .map_err(failed(&settings.paths.agent_socket()))?;
     let (inputs_in, inputs) = mpsc::channel(64);
+    let serving = status::serve(&settings.paths.agent_socket(), statuses.subscribe(), inputs_in.clone())
+        .map_err(failed(&settings.paths.agent_socket()))?;
+    let noticing = tokio::spawn(notice::watch(Metadata::new(settings.metadata_host.clone()), inputs_in.clone()));
     let (answers, answers_out) = mpsc::channel(64);
+    let (diagnostics, diagnostics_out) = mpsc::channel(4);
     let reports = watch::Sender::new(wire::report(&state));
+    let heartbeats = watch::Sender::new(settings.heartbeat);
     let session = Session {
         audience: format!("{}/{}", settings.audience, key.thumbprint()),
         dialer: Dialer::new(&settings, &key)?,
         reports: reports.subscribe(),
         answers: answers_out,
-        inputs: inputs_in,
+        diagnostics: diagnostics_out,
+        heartbeats: heartbeats.subscribe(),
+        inputs: inputs_in.clone(),
         settings: settings.clone(),
     };
-    let tasks = Tasks { serving, session: tokio::spawn(session.run()) };
-    let Settings { paths, sources, .. } = settings;
-    let driver = Driver { paths, sources, ports, state, reports, statuses, answers: Some(answers), tasks };
+    let looking = tokio::spawn(look(settings.limits.guards, settings.paths.runner.clone(), session.inputs.clone()));
+    let session = tokio::spawn(session.run());
+    let tasks = Tasks { others: vec![serving, noticing, looking], session, preparing: None, collecting: None };
+    let mut driver = Driver {
+        base: settings.clone(),
+        settings,
+        ports,
+        state,
+        reports,
+        statuses,
+        heartbeats,
+        answers: Some(answers),
+        diagnostics,
+        inputs: inputs_in,
+        tasks,
+    };
+    if driver.state.prepared.is_none() && driver.settings.pin_runner() {
+        driver.prepare();
+    }
     driver.drive(inputs, shutdown).await
 }
 
@@ -116,28 +161,64 @@ fn registered(paths: &Paths) -> io::Result<Option<Registration>> {
     Ok(marker.map(|bytes| serde_json::from_slice(&bytes).unwrap_or_default()))
 }
 
-/// Ends with the driver.
+/// A machine without this still ends in every other way: no reason not to work.
+async fn limit_lifetime(machine: &dyn Machine, age: Duration) {
+    if age.is_zero() {
+        return;
+    }
+    if let Err(error) = machine.limit_lifetime(age + LAST_RESORT).await {
+        tracing::error!(%error, "nothing but its operator and this agent ends this machine");
+    }
+}
+
+/// Looks now and then how full the machine is.
+async fn look(guards: Guards, disk: PathBuf, inputs: mpsc::Sender<Input>) {
+    if !guards.need_figures() {
+        return;
+    }
+    let mut sampler = Sampler::new(disk);
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if inputs.send(Input::Figures(sampler.figures())).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// End with the driver.
 struct Tasks {
-    serving: JoinHandle<()>,
+    others: Vec<JoinHandle<()>>,
     session: JoinHandle<()>,
+    /// What is prepared, and by whom.
+    preparing: Option<(Installation, JoinHandle<()>)>,
+    collecting: Option<JoinHandle<()>>,
 }
 
 impl Drop for Tasks {
     fn drop(&mut self) {
-        self.serving.abort();
-        self.session.abort();
+        let preparing = self.preparing.iter().map(|(_, task)| task);
+        for task in self.others.iter().chain([&self.session]).chain(preparing).chain(&self.collecting) {
+            task.abort();
+        }
     }
 }
 
 struct Driver {
-    paths: Paths,
-    sources: Vec<Sourced>,
+    /// As they were at the start.
+    base: Settings,
+    /// With what the operator wants.
+    settings: Settings,
     ports: Ports,
     state: State,
     reports: watch::Sender<v1::Report>,
     statuses: watch::Sender<Status>,
+    heartbeats: watch::Sender<Duration>,
     /// Gone once goodbye was said.
     answers: Option<mpsc::Sender<Answer>>,
+    diagnostics: mpsc::Sender<v1::DiagnosticsChunk>,
+    inputs: mpsc::Sender<Input>,
     tasks: Tasks,
 }
 
@@ -146,7 +227,10 @@ impl Driver {
         let mut snapshots = self.ports.supervisor.snapshots();
         snapshots.mark_changed();
         loop {
+            let now = Instant::now();
+            let wake_at = self.state.wake_at(now).unwrap_or(now + QUIET);
             let input = tokio::select! {
+                () = sleep_until(wake_at) => Some(Input::Tick),
                 () = stop.cancelled() => return Ok(Ended::Detached),
                 Ok(()) = snapshots.changed() => snapshots.borrow_and_update().clone().map(|r| Input::Runner(Box::new(r))),
                 Some(input) = inputs.recv() => Some(input),
@@ -163,13 +247,17 @@ impl Driver {
         let mut queue = VecDeque::from([input]);
         let mut power_off = false;
         while let Some(input) = queue.pop_front() {
-            let (state, effects) = plan(std::mem::take(&mut self.state), input);
+            let (state, effects) = plan(std::mem::take(&mut self.state), input, Now::read());
             self.state = state;
             self.publish();
             for effect in effects {
                 match effect {
                     Effect::Answer(answer) => self.answer(answer),
                     Effect::Launch(launch) => queue.push_back(self.launch(launch).await),
+                    Effect::Interrupt => self.ports.supervisor.interrupt().await,
+                    Effect::Configure { command_id, wanted } => queue.push_back(self.configure(command_id, wanted)),
+                    Effect::Prepare => self.prepare(),
+                    Effect::Collect { command_id } => self.collect(command_id),
                     Effect::StopIdle => self.ports.supervisor.stop_idle().await,
                     Effect::PowerOff => power_off = true,
                 }
@@ -185,7 +273,55 @@ impl Driver {
             *current = report;
             changed
         });
-        self.statuses.send_replace(Status::of(&self.state, &self.sources));
+        self.statuses.send_replace(Status::of(&self.state, &self.settings.sources));
+        self.ports.log.set_level(self.state.log_level());
+        let heartbeat = self.settings.heartbeat;
+        self.heartbeats.send_if_modified(|current| std::mem::replace(current, heartbeat) != heartbeat);
+    }
+
+    /// All of it is checked before any of it holds.
+    fn configure(&mut self, command_id: Option<String>, wanted: Wanted) -> Input {
+        let outcome = self.base.with_operator(&wanted.values).map_err(|error| clean(&error.to_string(), TEXT_LIMIT));
+        let outcome = outcome.map(|settings| {
+            self.settings = settings;
+            Configured { limits: self.settings.limits, level: self.settings.log_level }
+        });
+        tracing::info!(revision = wanted.revision, problem = outcome.as_ref().err(), "settings from the operator");
+        Input::Configured { command_id, revision: wanted.revision, names_runner: wanted.names_runner, outcome }
+    }
+
+    /// What is being prepared already goes on; something else takes its place.
+    fn prepare(&mut self) {
+        let wanted = self.settings.installation.clone();
+        if self.tasks.preparing.as_ref().is_some_and(|(current, _)| *current == wanted) {
+            return;
+        }
+        if let Some((_, before)) = self.tasks.preparing.take() {
+            before.abort();
+        }
+        let (runners, installation, inputs) = (self.ports.runners.clone(), wanted.clone(), self.inputs.clone());
+        let task = tokio::spawn(async move { prepare(&*runners, installation, inputs).await });
+        self.tasks.preparing = Some((wanted, task));
+    }
+
+    /// One collection at a time: the latest.
+    fn collect(&mut self, command_id: String) {
+        if let Some(before) = self.tasks.collecting.take() {
+            before.abort();
+        }
+        let runner = self.state.prepared.as_ref().map(|prepared| prepared.dir.clone()).unwrap_or_default();
+        let paths = Paths { runner, ..self.settings.paths.clone() };
+        let status = Status::of(&self.state, &self.settings.sources).to_string();
+        let words = Words { log: self.ports.log.tail(), status };
+        let diagnostics = self.diagnostics.clone();
+        self.tasks.collecting = Some(tokio::spawn(async move {
+            let work = move || chunks(&command_id, &collect(&paths, &words));
+            for chunk in tokio::task::spawn_blocking(work).await.unwrap_or_default() {
+                if diagnostics.send(chunk).await.is_err() {
+                    return;
+                }
+            }
+        }));
     }
 
     fn answer(&self, answer: Answer) {
@@ -200,7 +336,7 @@ impl Driver {
     async fn launch(&self, launch: Launch) -> Input {
         let command_id = launch.registration.command_id.clone();
         let marker = serde_json::to_vec(&launch.registration).unwrap_or_default();
-        if let Err(error) = durable::create(&self.paths.registration(), &marker) {
+        if let Err(error) = durable::create(&self.settings.paths.registration(), &marker) {
             return Input::LaunchFailed { command_id, error: format!("could not note the registration: {error}") };
         }
         match self.ports.supervisor.start(launch).await {
@@ -213,7 +349,7 @@ impl Driver {
     async fn power_off(mut self) -> Result<Ended, AgentError> {
         tracing::info!("powering off");
         self.answers = None;
-        let goodbye = tokio::time::timeout(std::time::Duration::from_secs(3), &mut self.tasks.session);
+        let goodbye = tokio::time::timeout(Duration::from_secs(3), &mut self.tasks.session);
         goodbye.await.ok();
         self.ports.supervisor.kill().await;
         self.ports.machine.power_off().await?;

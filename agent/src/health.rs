@@ -4,6 +4,8 @@ use std::{fs::File, io::Read, path::PathBuf};
 
 use miglet_proto::v1::Health;
 
+use crate::guards::Figures;
+
 /// Reads figures; CPU is the share of busy time since the reading before.
 #[derive(Debug)]
 pub struct Sampler {
@@ -35,6 +37,13 @@ impl Sampler {
         Health { cpu_percent, memory_used_bytes, memory_total_bytes, disk_used_bytes, disk_total_bytes }
     }
 
+    /// Only what limits may be set on.
+    pub fn figures(&mut self) -> Figures {
+        let memory = self.read("/proc/meminfo").and_then(memory).unwrap_or_default();
+        let disk = self.disk().unwrap_or_default();
+        Figures { disk: percent(disk), memory: percent(memory) }
+    }
+
     fn cpu(&mut self) -> u32 {
         let now = self.read("/proc/stat").and_then(cpu_times);
         let percent = self.before.zip(now).map_or(0, |(before, now)| cpu_percent(before, now));
@@ -54,6 +63,11 @@ impl Sampler {
         File::open(path).ok()?.take(4096).read_to_end(&mut self.buffer).ok()?;
         std::str::from_utf8(&self.buffer).ok()
     }
+}
+
+fn percent((used, total): (u64, u64)) -> u8 {
+    let percent = (u128::from(used) * 100).checked_div(u128::from(total)).unwrap_or(0);
+    u8::try_from(percent).unwrap_or(100).min(100)
 }
 
 fn cpu_times(stat: &str) -> Option<CpuTimes> {
@@ -99,6 +113,11 @@ mod tests {
     fn memory_used_is_what_is_not_available() {
         assert_eq!(memory("MemTotal: 8 kB\nMemFree: 1 kB\nMemAvailable: 6 kB\n"), Some((2048, 8192)));
         assert_eq!(memory("garbage"), None);
+    }
+
+    #[test]
+    fn use_is_a_percentage_whatever_the_figures_are() {
+        assert_eq!([(0, 0), (5, 10), (u64::MAX, 1)].map(percent), [0, 50, 100]);
     }
 
     #[test]

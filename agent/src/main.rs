@@ -4,15 +4,19 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
 use miglet_agent::{
     Ports,
     backoff::Backoff,
-    doctor, error, hook,
+    clock, doctor,
+    drain::{self, Drained},
+    error, hook,
     installation::{InstallError, Installed, Linker, Origin},
-    logging, preparation,
+    logging,
+    paths::Paths,
     settings::{self, Collected, Environment, Flags, Settings, SettingsError, reference},
     shim, status,
 };
@@ -80,6 +84,18 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Take no new work on this machine, and come back when its runner has ended; a second drain aborts the job
+    Drain {
+        /// Interrupt a job that still runs after so many seconds; without it a job takes the time it takes
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=2_592_000))]
+        deadline: Option<u32>,
+        /// The configuration file [env: MIGLET_CONFIG]
+        #[arg(long)]
+        config: Option<String>,
+        /// State directory of the agent [env: MIGLET_STATE_DIR]
+        #[arg(long)]
+        state_dir: Option<String>,
+    },
     /// Supervise one runner (started by the agent)
     #[command(hide = true)]
     Shim(shim::ShimArgs),
@@ -122,6 +138,9 @@ async fn start(command: Command) -> Result<(), BoxError> {
             let flags = Flags::of([("config", config), ("state-dir", state_dir)]);
             show_status(&flags, json).await
         }
+        Command::Drain { deadline, config, state_dir } => {
+            drain_machine(&Flags::of([("config", config), ("state-dir", state_dir)]), deadline).await
+        }
         Command::Shim(args) => {
             let _level = logging::start(LevelFilter::INFO);
             Ok(shim::run(args).await?)
@@ -135,7 +154,7 @@ async fn start(command: Command) -> Result<(), BoxError> {
 }
 
 async fn run(flags: &Flags) -> Result<(), BoxError> {
-    let level = logging::start(LevelFilter::INFO);
+    let log = logging::start(LevelFilter::INFO);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = CancellationToken::new();
@@ -144,17 +163,15 @@ async fn run(flags: &Flags) -> Result<(), BoxError> {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         stopper.cancel();
     });
-    let Some(mut settings) = stop.run_until_cancelled(load(flags)).await.transpose()? else { return Ok(()) };
-    level.reload(settings.log_level)?;
+    let Some(settings) = stop.run_until_cancelled(load(flags)).await.transpose()? else { return Ok(()) };
+    log.set_level(settings.log_level);
     for warning in &settings.warnings {
         tracing::warn!(warning, "settings");
     }
     for setting in &settings.sources {
         tracing::debug!(key = setting.key, value = setting.value, source = %setting.source, "setting");
     }
-    let Some(runner) = stop.run_until_cancelled(preparation::runner_dir(&settings)).await else { return Ok(()) };
-    settings.paths.runner = runner;
-    let ports = Ports::real(&settings);
+    let ports = Ports::real(&settings, log);
     let ended = Box::pin(miglet_agent::run(settings, ports, stop)).await?;
     tracing::info!(?ended, "agent ended");
     Ok(())
@@ -192,7 +209,7 @@ async fn install(flags: &Flags) -> Result<(), BoxError> {
     let mut backoff = Backoff::default();
     for attempt in 1.. {
         match installation.install(&Linker::default(), !registered).await {
-            Ok(Installed { dir, origin }) => {
+            Ok(Installed { dir, origin, .. }) => {
                 let origin = match origin {
                     Origin::Image => "part of the image".to_owned(),
                     Origin::Cache => "installed before".to_owned(),
@@ -251,6 +268,22 @@ async fn show_status(flags: &Flags, json: bool) -> Result<(), BoxError> {
     let status = status::ask(&PathBuf::from(state_dir).join("agent.sock")).await?;
     let text = if json { serde_json::to_string(&status)? } else { status.to_string() };
     Ok(writeln!(io::stdout(), "{text}")?)
+}
+
+async fn drain_machine(flags: &Flags, deadline: Option<u32>) -> Result<(), BoxError> {
+    let directory = |name| PathBuf::from(Collected::new(flags, &environment()).text(name).unwrap_or_default());
+    let paths = Paths { state: directory("state-dir"), data: directory("data-dir"), runner: directory("runner-dir") };
+    let deadline = deadline.map(|seconds| Duration::from_secs(seconds.into()));
+    let id = format!("{}-{}", std::process::id(), clock::unix_ms());
+    let told = match drain::drain(&paths, id, deadline).await? {
+        Drained::Told(status) => match status.runner {
+            Some(runner) => format!("the runner {} has ended", runner.name),
+            None => "no runner was here; none will be".to_owned(),
+        },
+        Drained::WithoutAgent => "the runner has ended; no agent runs here".to_owned(),
+        Drained::Nothing => "neither an agent nor a runner runs here".to_owned(),
+    };
+    Ok(writeln!(io::stdout(), "{told}")?)
 }
 
 fn report(error: &(dyn std::error::Error + 'static)) {

@@ -15,6 +15,8 @@ pub const DEFAULT_HOST: &str = "metadata.google.internal";
 /// The agent's last error, readable from outside with `getGuestAttributes`.
 const STATUS_PATH: &str = "instance/guest-attributes/miglet/status";
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the server holds a question for a change, as Google's own guest agent asks it; and when it is overdue.
+const WATCH: (u64, Duration) = (60, Duration::from_secs(70));
 /// All attributes together; one alone may have 256 KiB.
 const BODY_LIMIT: usize = 1024 * 1024;
 
@@ -22,6 +24,15 @@ const BODY_LIMIT: usize = 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Metadata {
     host: String,
+}
+
+/// A value and the mark that tells it from its other versions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// The value.
+    pub value: String,
+    /// Empty when the server gave none.
+    pub etag: String,
 }
 
 /// The metadata server did not give what was asked.
@@ -74,11 +85,30 @@ impl Metadata {
     /// # Errors
     /// When the server does not answer.
     pub async fn date(&self) -> Result<Option<String>, MetadataError> {
-        let path = "instance/id";
-        let answer = timeout(TIMEOUT, self.exchange(&Method::GET, path, String::new())).await;
-        let answer = answer.unwrap_or_else(|_| Err(format!("no answer in {} s", TIMEOUT.as_secs()).into()));
-        let (head, _) = answer.map_err(|error| self.error(Method::GET, path, error))?;
+        let (head, _) = self.call_within(TIMEOUT, Method::GET, "instance/id", String::new()).await?;
         Ok(head.headers.get(header::DATE).and_then(|date| date.to_str().ok()).map(str::to_owned))
+    }
+
+    /// The value at this path once it differs from the one with this mark, or after a while in any case. At once when
+    /// no mark is known.
+    ///
+    /// # Errors
+    /// When the server does not answer properly.
+    pub async fn watch(&self, path: &str, etag: &str) -> Result<Watched, MetadataError> {
+        // No value has this mark.
+        let known = if etag.is_empty() { "NONE" } else { etag };
+        let query = form_urlencoded::Serializer::new(String::new())
+            .append_pair("wait_for_change", "true")
+            .append_pair("last_etag", known)
+            .append_pair("timeout_sec", &WATCH.0.to_string())
+            .finish();
+        let asked = format!("{path}?{query}");
+        let (head, value) = self.call_within(WATCH.1, Method::GET, &asked, String::new()).await?;
+        if head.status != StatusCode::OK {
+            return Err(self.error(Method::GET, path, head.status));
+        }
+        let etag = head.headers.get(header::ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or_default().to_owned();
+        Ok(Watched { value, etag })
     }
 
     /// Leaves a line for people who wonder why this VM never called in.
@@ -91,10 +121,20 @@ impl Metadata {
     }
 
     async fn call(&self, method: Method, path: &str, body: String) -> Result<(StatusCode, String), MetadataError> {
-        let answer = timeout(TIMEOUT, self.exchange(&method, path, body)).await;
-        let answer = answer.unwrap_or_else(|_| Err(format!("no answer in {} s", TIMEOUT.as_secs()).into()));
-        let (head, text) = answer.map_err(|error| self.error(method, path, error))?;
+        let (head, text) = self.call_within(TIMEOUT, method, path, body).await?;
         Ok((head.status, text))
+    }
+
+    async fn call_within(
+        &self,
+        limit: Duration,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> Result<(Parts, String), MetadataError> {
+        let answer = timeout(limit, self.exchange(&method, path, body)).await;
+        let answer = answer.unwrap_or_else(|_| Err(format!("no answer in {} s", limit.as_secs()).into()));
+        answer.map_err(|error| self.error(method, path, error))
     }
 
     async fn exchange(&self, method: &Method, path: &str, body: String) -> Result<(Parts, String), BoxError> {

@@ -1,44 +1,70 @@
-//! What must be there before the operator is called: a runner that can run. A machine without one would use up its one
-//! registration for nothing; this way it just never calls in, and the reason stands where the operator looks for it.
+//! What must be there before the agent says it is ready: a runner that can run. A machine without one would use up its one
+//! registration for nothing; this way it calls in, says what is missing, and is given none.
+//!
+//! What a flag, a variable or the file on this machine says is prepared at once; anything else once the operator has
+//! said what it wants.
 
 use std::path::PathBuf;
 
-use tokio::time::sleep;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
     backoff::Backoff,
     error::in_full,
-    installation::{Linker, Version},
-    metadata::Metadata,
-    session::tell,
-    settings::Settings,
+    installation::{InstallError, Installation, Linker},
+    plan::Input,
 };
 
-/// The directory of the runner to use, however long it takes to get one. A machine that was registered before has used
-/// its runner, so nothing is looked for there.
-pub async fn runner_dir(settings: &Settings) -> PathBuf {
-    if settings.paths.registration().exists() {
-        return settings.paths.runner.clone();
+/// A runner that can be started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Its version; empty when nobody asked for one.
+    pub version: String,
+}
+
+/// The port to whatever provides runners. Its real form is [`Installer`]; measurements put a simulated one in its place.
+#[async_trait]
+pub trait Provider: Send + Sync {
+    /// A runner, fetched if there is no other way.
+    async fn provide(&self, installation: &Installation) -> Result<Prepared, InstallError>;
+}
+
+/// The image's runner, or one that is fetched.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Installer;
+
+#[async_trait]
+impl Provider for Installer {
+    async fn provide(&self, installation: &Installation) -> Result<Prepared, InstallError> {
+        let installed = installation.install(&Linker::default(), true).await?;
+        let version = installed.version.map(|version| version.to_string()).unwrap_or_default();
+        Ok(Prepared { dir: installed.dir, version })
     }
-    let metadata = Metadata::new(settings.metadata_host.clone());
-    let (mut backoff, mut told) = (Backoff::default(), String::new());
+}
+
+/// Prepares a runner, however long it takes, and tells of every failure.
+pub async fn prepare(provider: &dyn Provider, installation: Installation, inputs: mpsc::Sender<Input>) {
+    let mut backoff = Backoff::default();
     loop {
-        match settings.installation.install(&Linker::default(), true).await {
-            Ok(installed) => {
-                let version = settings.installation.wanted.as_ref().map(|wanted| wanted.version);
-                announce(&installed.dir, version);
-                return installed.dir;
+        match provider.provide(&installation).await {
+            Ok(prepared) => {
+                tracing::info!(dir = %prepared.dir.display(), version = prepared.version, "runner ready");
+                // Nobody listens when the agent ends.
+                inputs.send(Input::Prepared(prepared)).await.ok();
+                return;
             }
             Err(error) => {
                 let (error, wait) = (in_full(&error), backoff.wait());
                 tracing::warn!(error, retry_in_ms = wait.as_millis(), "no runner");
-                tokio::join!(sleep(wait), tell(&metadata, &mut told, error));
+                if inputs.send(Input::Unprepared { error }).await.is_err() {
+                    return;
+                }
+                sleep(wait).await;
             }
         }
     }
-}
-
-fn announce(dir: &std::path::Path, wanted: Option<Version>) {
-    let wanted = wanted.map(|version| version.to_string());
-    tracing::info!(dir = %dir.display(), wanted, "runner ready");
 }

@@ -1,4 +1,7 @@
-//! `miglet status`: what the agent on this machine knows, over a local socket.
+//! The agent's local socket: what it knows, and orders from somebody on this machine, who must be root.
+//!
+//! A client sends one request and closes its side; the answer to each is a status. A client that sends nothing, as those
+//! of the first version, asks for the status. A drain is answered once the runner has ended.
 
 use std::{fmt, io, path::Path, time::Duration};
 
@@ -6,14 +9,39 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
-    sync::watch,
-    task::JoinHandle,
+    sync::{mpsc, watch},
+    task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 
-use crate::{plan::State, runner::Runner, settings::Sourced};
+use crate::{
+    notice::Notice,
+    plan::{Input, State},
+    runner::{Runner, TEXT_LIMIT, clean},
+    settings::Sourced,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// A client writes its request at once; one of the first version none at all.
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(300);
+const REQUEST_LIMIT: u64 = 1024;
+/// Clients at once.
+const CLIENTS: usize = 16;
+
+/// What a client may ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// What is known.
+    Status,
+    /// No new work; the answer comes when the runner has ended.
+    Drain {
+        /// The same request again is not another one.
+        id: String,
+        /// How long a job may still run.
+        deadline_ms: Option<u64>,
+    },
+}
 
 /// What there is to know.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -28,6 +56,12 @@ pub struct Status {
     pub vm_name: String,
     /// The runner, once there is one.
     pub runner: Option<Runner>,
+    /// Whether the runner runs, or is about to.
+    #[serde(default)]
+    pub active: bool,
+    /// Why the machine is about to stop working; empty when nothing says so.
+    #[serde(default)]
+    pub warning: String,
     /// The last error.
     pub error: String,
     /// The settings and where they came from.
@@ -52,7 +86,9 @@ impl Status {
             connected: state.connected,
             vm_name: state.vm_name.clone(),
             runner: state.runner.clone(),
-            error: state.error.clone(),
+            active: state.has_live_runner(),
+            warning: warning(state),
+            error: state.trouble(),
             settings: settings.to_vec(),
         }
     }
@@ -74,6 +110,9 @@ impl fmt::Display for Status {
         if let Some(exit) = self.runner.as_ref().and_then(|runner| runner.exit.as_ref()) {
             writeln!(f, "Ended:    {:?}, code {} {}", exit.kind, exit.code, exit.detail)?;
         }
+        if !self.warning.is_empty() {
+            writeln!(f, "Warning:  {}", self.warning)?;
+        }
         writeln!(f, "Error:    {}", or_none(&self.error))?;
         for Sourced { key, value, source } in &self.settings {
             writeln!(f, "  {key} = {value} ({source})")?;
@@ -82,24 +121,65 @@ impl fmt::Display for Status {
     }
 }
 
-/// Tells whoever connects, which in the state directory only root can.
+fn warning(state: &State) -> String {
+    let notice = state.notice.map(|notice| match notice {
+        Notice::Preempted => "the cloud preempts this machine".to_owned(),
+        Notice::Maintenance => "the cloud stops this machine for maintenance".to_owned(),
+    });
+    let alarm = state.watch.alarm().map(|alarm| alarm.detail.clone());
+    notice.into_iter().chain(alarm).collect::<Vec<_>>().join("; ")
+}
+
+/// Serves whoever connects, which in the state directory only root can.
 ///
 /// # Errors
 /// When the socket cannot be made.
-pub fn serve(path: &Path, status: watch::Receiver<Status>) -> io::Result<JoinHandle<()>> {
+pub fn serve(path: &Path, status: watch::Receiver<Status>, inputs: mpsc::Sender<Input>) -> io::Result<JoinHandle<()>> {
     std::fs::remove_file(path).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
     let listener = UnixListener::bind(path)?;
     Ok(tokio::spawn(async move {
+        let mut clients = JoinSet::new();
         loop {
-            let Ok((mut stream, _)) = listener.accept().await else {
-                sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let text = serde_json::to_vec(&*status.borrow()).unwrap_or_default();
-            // Whoever asked may be gone.
-            timeout(TIMEOUT, stream.write_all(&text)).await.ok();
+            while clients.try_join_next().is_some() {}
+            match listener.accept().await {
+                Ok((stream, _)) if clients.len() < CLIENTS && is_ours(&stream) => {
+                    clients.spawn(answer(stream, status.clone(), inputs.clone()));
+                }
+                // Let go without an answer.
+                Ok(_) => {}
+                // Out of descriptors: not in a busy loop.
+                Err(_) => sleep(Duration::from_millis(50)).await,
+            }
         }
     }))
+}
+
+/// From root, or from the user this agent runs as.
+fn is_ours(stream: &UnixStream) -> bool {
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == rustix::process::geteuid().as_raw())
+}
+
+async fn answer(mut stream: UnixStream, mut status: watch::Receiver<Status>, inputs: mpsc::Sender<Input>) {
+    if let Request::Drain { id, deadline_ms } = request(&mut stream).await {
+        let deadline = deadline_ms.map(Duration::from_millis);
+        if inputs.send(Input::Drain { id: clean(&id, TEXT_LIMIT), deadline }).await.is_err() {
+            return;
+        }
+        if status.wait_for(|status| !status.active).await.is_err() {
+            return;
+        }
+    }
+    let text = serde_json::to_vec(&*status.borrow()).unwrap_or_default();
+    // Whoever asked may be gone.
+    timeout(TIMEOUT, stream.write_all(&text)).await.ok();
+}
+
+/// What cannot be read asks for the status.
+async fn request(stream: &mut UnixStream) -> Request {
+    let mut text = Vec::new();
+    let mut limited = stream.take(REQUEST_LIMIT);
+    timeout(REQUEST_TIMEOUT, limited.read_to_end(&mut text)).await.ok();
+    serde_json::from_slice(&text).unwrap_or(Request::Status)
 }
 
 /// Asks the agent.
@@ -108,8 +188,10 @@ pub fn serve(path: &Path, status: watch::Receiver<Status>) -> io::Result<JoinHan
 /// When there is none, or it may not be asked.
 pub async fn ask(path: &Path) -> Result<Status, StatusError> {
     let exchange = async {
-        let mut text = Vec::new();
-        UnixStream::connect(path).await?.read_to_end(&mut text).await?;
+        let (mut stream, mut text) = (UnixStream::connect(path).await?, Vec::new());
+        stream.write_all(&serde_json::to_vec(&Request::Status)?).await?;
+        stream.shutdown().await?;
+        stream.read_to_end(&mut text).await?;
         serde_json::from_slice(&text).map_err(io::Error::from)
     };
     let answer = timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));

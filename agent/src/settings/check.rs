@@ -6,11 +6,13 @@ use clap::ValueEnum;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tracing::level_filters::LevelFilter;
 
-use super::{Collected, Key, Settings, SettingsError};
+use super::{Collected, Key, Settings, SettingsError, Source};
 use crate::{
-    installation::{self, Installation, Version, Wanted},
+    guards::{Guards, Thresholds},
+    installation::{self, Installation, Sha256, Version, Wanted},
     machine,
     paths::Paths,
+    plan::Limits,
 };
 
 /// Collects problems instead of stopping at the first.
@@ -54,11 +56,26 @@ impl Checker<'_> {
         Some(Installation { runner_dir: runner?, cache_dir: cache?, wanted })
     }
 
+    fn limits(&mut self) -> Option<Limits> {
+        let disk = (self.take("guard-disk-warn-percent", percent), self.take("guard-disk-act-percent", percent));
+        let memory = (self.take("guard-memory-warn-percent", percent), self.take("guard-memory-act-percent", percent));
+        let (runtime, orphan) = (self.take("guard-runtime-seconds", period), self.take("orphan-seconds", period));
+        let thresholds = |(warn, act): (Option<u8>, Option<u8>)| Some(Thresholds { warn: warn?, act: act? });
+        let guards = Guards { runtime: runtime?, disk: thresholds(disk)?, memory: thresholds(memory)? };
+        Some(Limits { guards, orphan: orphan? })
+    }
+
     fn wanted(&mut self) -> Option<Wanted> {
         let version = self.optional("runner-version", str::parse::<Version>);
         let minimum = self.optional("runner-minimum-version", str::parse);
         let list = |text: &str| installation::sources(text, &version.unwrap_or_default());
         let sources = self.take("runner-sources", list);
+        let by_operator =
+            self.collected.values.get("runner-version").is_some_and(|(_, source)| *source == Source::Operator);
+        if by_operator && !self.collected.values.contains_key("runner-sha256") {
+            // It asks for a version that nobody offers any more: only the image can have it.
+            return Some(Wanted { version: version?, minimum, sha256: Sha256::UNKNOWN, sources: Vec::new() });
+        }
         // What nobody can name is installed from nowhere.
         let sha256 = if version.is_some() {
             self.take("runner-sha256", str::parse)
@@ -111,6 +128,8 @@ impl Collected {
         let paths = checker.paths(installation.as_ref().map(|installation| installation.runner_dir.clone()));
         let machine = checker.take("machine", |text| machine::Kind::from_str(text, true));
         let heartbeat = checker.take("heartbeat-seconds", seconds);
+        let limits = checker.limits();
+        let maximum_lifetime = checker.take("maximum-lifetime-seconds", period);
         let metadata_host = checker.take("metadata-host", word);
         let log_level = checker.take("log-level", level);
         let (host, port) = endpoint?;
@@ -123,12 +142,15 @@ impl Collected {
             installation: installation?,
             machine: machine?,
             heartbeat: heartbeat?,
+            limits: limits?,
+            maximum_lifetime: maximum_lifetime?,
             metadata_host: metadata_host?,
             boot_id: self.text("boot-id").or_else(kernel_boot_id).unwrap_or_default(),
             log_level: log_level?,
             program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("miglet")),
             sources: self.sourced(),
             warnings: self.warnings.clone(),
+            collected: self.clone(),
         })
     }
 }
@@ -162,6 +184,17 @@ fn word(text: &str) -> Result<String, String> {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<u32>().ok().filter(|s| (1..=3600).contains(s));
     seconds.map(|s| Duration::from_secs(s.into())).ok_or_else(|| format!("{text:?} is not a number from 1 to 3600"))
+}
+
+/// A month is far beyond any job.
+fn period(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<u32>().ok().filter(|s| *s <= 2_592_000);
+    seconds.map(|s| Duration::from_secs(s.into())).ok_or_else(|| format!("{text:?} is not a number from 0 to 2592000"))
+}
+
+fn percent(text: &str) -> Result<u8, String> {
+    let percent = text.parse::<u8>().ok().filter(|percent| *percent <= 100);
+    percent.ok_or_else(|| format!("{text:?} is not a number from 0 to 100"))
 }
 
 fn level(text: &str) -> Result<LevelFilter, String> {

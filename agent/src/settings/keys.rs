@@ -139,5 +139,27 @@ pub const KEYS: &[Key] = &[
         Some("15"),
         "Seconds between heartbeats, 1 to 3600, until the operator sets its own.",
     ),
+    key(
+        "guard-runtime-seconds",
+        From::Metadata,
+        Some("432000"),
+        "How long a job may run, the longest GitHub allows unless set; then it is interrupted; 0: for ever.",
+    ),
+    key("guard-disk-warn-percent", From::Metadata, Some("90"), "Disk in use that is warned about; 0: never."),
+    key("guard-disk-act-percent", From::Metadata, Some("0"), "Disk in use that ends the job; 0: never."),
+    key("guard-memory-warn-percent", From::Metadata, Some("90"), "Memory in use that is warned about; 0: never."),
+    key("guard-memory-act-percent", From::Metadata, Some("0"), "Memory in use that ends the job; 0: never."),
+    key(
+        "orphan-seconds",
+        From::Metadata,
+        Some("900"),
+        "How long a machine whose runner has ended waits for an operator it cannot reach; then it powers off; 0: never.",
+    ),
+    key(
+        "maximum-lifetime-seconds",
+        From::Metadata,
+        Some("518400"),
+        "Age at which the machine powers off, five minutes later, whatever its agent and its job do; 0: never.",
+    ),
     key("log-level", From::Metadata, Some("info"), "What is logged: off, error, warn, info, debug or trace."),
 ];

@@ -25,6 +25,8 @@ const AGENT_DEADLINE: Duration = Duration::from_secs(5);
 pub enum Order {
     /// SIGINT to the listener, unless it has a job.
     InterruptIfIdle,
+    /// SIGINT to the listener, whatever it does: its job fails, and the forge learns so at once.
+    Interrupt,
     /// Kill everything: the machine goes off.
     Kill,
 }

@@ -11,7 +11,7 @@ use tokio::{
     signal::unix::{self, SignalKind},
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -31,6 +31,8 @@ use crate::{
 
 /// After the listener's exit its pipes end too, unless something fled with one.
 const EOF_DEADLINE: Duration = Duration::from_secs(5);
+/// An interrupted listener tells its job's steps to end (SIGINT, SIGTERM, SIGKILL: 10 s), uploads the log and reports.
+const INTERRUPT_DEADLINE: Duration = Duration::from_secs(45);
 /// A self-update takes seconds.
 const UPDATE_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -81,6 +83,7 @@ pub(super) struct Supervision {
     terminate: unix::Signal,
     listener: Option<Process>,
     interrupted: bool,
+    kill_at: Option<Instant>,
 }
 
 impl Supervision {
@@ -92,7 +95,8 @@ impl Supervision {
     ) -> std::io::Result<Self> {
         let children = unix::signal(SignalKind::child())?;
         let terminate = unix::signal(SignalKind::terminate())?;
-        Ok(Self { paths, shared, publish, orders, children, terminate, listener: None, interrupted: false })
+        let (listener, interrupted, kill_at) = (None, false, None);
+        Ok(Self { paths, shared, publish, orders, children, terminate, listener, interrupted, kill_at })
     }
 
     /// Runs the listener until there is nothing more to run, and writes down how it ended.
@@ -160,6 +164,7 @@ impl Supervision {
                 _ = self.children.recv() => {}
                 order = self.orders.recv() => self.obey(order).await,
                 _ = self.terminate.recv() => self.interrupt(),
+                () = at(self.kill_at) => self.kill(),
             }
         }
     }
@@ -194,12 +199,8 @@ impl Supervision {
     async fn obey(&mut self, order: Option<Order>) {
         match order {
             Some(Order::InterruptIfIdle) if !self.shared.snapshot().is_busy() => self.interrupt(),
-            Some(Order::Kill) => {
-                self.interrupted = true;
-                if let Some(listener) = self.listener {
-                    listener.signal(Signal::KILL);
-                }
-            }
+            Some(Order::Interrupt) => self.interrupt(),
+            Some(Order::Kill) => self.kill(),
             // Busy: the job goes on to its end. None: the socket is gone, the job is not.
             Some(Order::InterruptIfIdle) => {}
             None => sleep(Duration::from_secs(1)).await,
@@ -208,8 +209,16 @@ impl Supervision {
 
     fn interrupt(&mut self) {
         self.interrupted = true;
+        self.kill_at.get_or_insert(Instant::now() + INTERRUPT_DEADLINE);
         if let Some(listener) = self.listener {
             listener.signal(Signal::INT);
+        }
+    }
+
+    fn kill(&mut self) {
+        (self.interrupted, self.kill_at) = (true, None);
+        if let Some(listener) = self.listener {
+            listener.signal(Signal::KILL);
         }
     }
 
@@ -221,6 +230,14 @@ impl Supervision {
             tracing::error!(%error, "the runner's record was not written");
         }
         self.publish.send_replace(runner);
+    }
+}
+
+/// Never, when there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -67,7 +67,7 @@ impl Shim {
         let mut command = Command::new(&self.program);
         command.arg("shim");
         command.arg("--state-dir").arg(&self.paths.state).arg("--data-dir").arg(&self.paths.data);
-        command.arg("--runner-dir").arg(&self.paths.runner);
+        command.arg("--runner-dir").arg(&registration.runner.dir);
         command.arg("--command-id").arg(&registration.command_id).arg("--runner-name").arg(&registration.runner_name);
         // Not the agent's pipes: they die with it.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::from(log));
@@ -111,6 +111,10 @@ impl Supervisor for Shim {
     async fn stop_idle(&self) {
         // Full only when the shim stopped reading: the order is repeated by the operator.
         self.orders.try_send(Order::InterruptIfIdle).ok();
+    }
+
+    async fn interrupt(&self) {
+        self.orders.try_send(Order::Interrupt).ok();
     }
 
     async fn kill(&self) {
@@ -197,7 +201,7 @@ impl Follower {
     }
 
     fn unstarted(&self) -> Runner {
-        let Registration { command_id, runner_name } = self.registration.clone();
+        let Registration { command_id, runner_name, .. } = self.registration.clone();
         Runner { command_id, name: runner_name, ..Runner::default() }
     }
 

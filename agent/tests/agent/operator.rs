@@ -68,6 +68,8 @@ impl Identity {
 /// The operator; its connections end with it.
 pub(crate) struct Operator {
     pub(crate) address: SocketAddr,
+    /// What its welcomes say.
+    pub(crate) settings: Arc<Mutex<Option<v1::Settings>>>,
     sessions: mpsc::Receiver<Session>,
     task: JoinHandle<()>,
 }
@@ -82,6 +84,8 @@ pub(crate) struct Session {
     pub(crate) reports: usize,
     /// Every ack so far.
     pub(crate) acks: Vec<v1::CommandAck>,
+    /// Every piece of diagnostics so far.
+    pub(crate) chunks: Vec<v1::DiagnosticsChunk>,
     incoming: Streaming<v1::AgentMessage>,
     outgoing: mpsc::Sender<Result<OperatorMessage, Status>>,
 }
@@ -106,13 +110,15 @@ impl Operator {
                 }
             }
         };
-        let service = AgentServiceServer::new(Service { opened, refusal: Mutex::new(refusal) });
+        let settings = Arc::default();
+        let service = Service { opened, refusal: Mutex::new(refusal), settings: Arc::clone(&settings) };
+        let service = AgentServiceServer::new(service);
         let serving =
             tonic::transport::Server::builder().add_service(service).serve_with_incoming(ReceiverStream::new(accepted));
         let task = tokio::spawn(async move {
             tokio::select! { _ = accepting => {}, _ = serving => {} }
         });
-        Self { address, sessions, task }
+        Self { address, settings, sessions, task }
     }
 
     /// Ends it and frees its port.
@@ -151,6 +157,7 @@ impl Session {
                 match self.incoming.message().await.expect("session is open").and_then(|m| m.message) {
                     Some(Message::Report(report)) => (self.report, self.reports) = (report, self.reports + 1),
                     Some(Message::Ack(ack)) => self.acks.push(ack),
+                    Some(Message::Diagnostics(chunk)) => self.chunks.push(chunk),
                     other => panic!("unexpected message {other:?}"),
                 }
             }
@@ -185,6 +192,7 @@ impl Session {
 struct Service {
     opened: mpsc::Sender<Session>,
     refusal: Mutex<Option<Status>>,
+    settings: Arc<Mutex<Option<v1::Settings>>>,
 }
 
 #[tonic::async_trait]
@@ -204,12 +212,13 @@ impl AgentService for Service {
             return Err(Status::invalid_argument("hello first"));
         };
         let (outgoing, messages) = mpsc::channel(16);
-        let welcome =
-            Welcome { vm_name: "vm-1".into(), heartbeat_period_seconds: 1, protocol_minor: 1, settings: None };
+        let settings = self.settings.lock().expect("lock").clone();
+        let welcome = Welcome { vm_name: "vm-1".into(), heartbeat_period_seconds: 1, protocol_minor: 1, settings };
         let welcome = OperatorMessage { message: Some(operator_message::Message::Welcome(welcome)) };
         outgoing.send(Ok(welcome)).await.expect("room");
         let report = hello.report.clone().unwrap_or_default();
-        let session = Session { hello, thumbprint, report, reports: 0, acks: vec![], incoming, outgoing };
+        let session =
+            Session { hello, thumbprint, report, reports: 0, acks: vec![], chunks: vec![], incoming, outgoing };
         self.opened.send(session).await.expect("the test listens");
         Ok(Response::new(ReceiverStream::new(messages)))
     }

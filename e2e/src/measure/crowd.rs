@@ -10,7 +10,10 @@ use async_trait::async_trait;
 use miglet_agent::{
     AgentError, Ended, Ports,
     clock::unix_ms,
+    installation::{InstallError, Installation},
+    logging::Log,
     machine::Process,
+    preparation::{Prepared, Provider},
     runner::{Exit, ExitKind, Job, JobResult, Phase, Runner},
     settings::{self, Flags},
     supervisor::{Launch, Registration, Supervisor, SupervisorError},
@@ -107,9 +110,19 @@ async fn run(vm: &Boot, directory: &Path, jobs: Arc<Semaphore>, stop: Cancellati
     let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     let settings = settings::load(&Flags::default(), &environment).await.map_err(|error| error.to_string())?;
     let supervisor = Arc::new(Scripted { state: watch::Sender::new(None), jobs });
-    let ports = Ports { supervisor, machine: Arc::new(Process) };
+    let ports = Ports { supervisor, machine: Arc::new(Process), runners: Arc::new(Anything), log: Log::default() };
     let ended: Result<Ended, AgentError> = Box::pin(miglet_agent::run(settings, ports, stop)).await;
     ended.map_err(|error| error.to_string())
+}
+
+/// A crowd has no runner to install.
+struct Anything;
+
+#[async_trait]
+impl Provider for Anything {
+    async fn provide(&self, _: &Installation) -> Result<Prepared, InstallError> {
+        Ok(Prepared::default())
+    }
 }
 
 /// A runner that listens at once, and runs the next job there is.
@@ -134,6 +147,8 @@ impl Supervisor for Scripted {
     async fn resume(&self, _: Registration) {}
 
     async fn stop_idle(&self) {}
+
+    async fn interrupt(&self) {}
 
     async fn kill(&self) {}
 }

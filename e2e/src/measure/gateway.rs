@@ -84,7 +84,8 @@ impl AgentService for Welcoming {
         let mut incoming = request.into_inner();
         incoming.message().await?;
         let (sender, receiver) = mpsc::channel(4);
-        let welcome = Welcome { vm_name: "measured".into(), heartbeat_period_seconds: 1, protocol_minor: 1 };
+        let welcome =
+            Welcome { vm_name: "measured".into(), heartbeat_period_seconds: 1, protocol_minor: 1, settings: None };
         // Both fail only when somebody is gone already.
         sender.send(Ok(OperatorMessage { message: Some(Message::Welcome(welcome)) })).await.ok();
         self.opened.send(()).await.ok();
