@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::{
     error::in_full,
     fetch::Client,
+    machine::Systemd,
     settings::{Collected, SettingsError},
 };
 
@@ -84,7 +85,11 @@ pub async fn examine(mut collected: Collected, github: &Uri) -> Vec<Finding> {
         findings.extend(machine::runner(&installation).await);
         findings.push(machine::disk(&installation.runner_dir));
     }
-    findings.push(machine::user(collected.text("machine").as_deref() == Some("systemd")));
+    let jobs = collected.jobs().ok().flatten();
+    findings.push(machine::user(jobs.is_some()));
+    if let Some(jobs) = jobs {
+        findings.push(machine::jobs(&Systemd::default(), &jobs).await);
+    }
     findings.push(machine::cgroup(std::path::Path::new("/sys/fs/cgroup")));
     findings
 }

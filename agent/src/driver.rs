@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, io, path::PathBuf, sync::Arc, time::Duration};
 
 use miglet_proto::v1;
+use secrecy::ExposeSecret;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -14,17 +15,19 @@ use crate::{
     clock::Now,
     diagnostics::{Words, chunks, collect},
     durable,
+    error::in_full,
     guards::Guards,
     health::Sampler,
     installation::Installation,
+    jit,
     key::{AgentKey, KeyError},
     logging::Log,
-    machine::{Machine, MachineError},
+    machine::{ALIVE_PERIOD, Machine, MachineError},
     metadata::Metadata,
     notice,
     paths::{Paths, make_dir},
     plan::{Answer, Configured, Effect, Input, State, Wanted, plan},
-    preparation::{Installer, Provider, prepare},
+    preparation::{Installer, Preparation, Provider},
     runner::{TEXT_LIMIT, clean},
     session::Session,
     settings::Settings,
@@ -58,8 +61,9 @@ impl Ports {
     /// The real ones.
     #[must_use]
     pub fn real(settings: &Settings, log: Log) -> Self {
-        let supervisor = Arc::new(Shim::new(settings.paths.clone(), settings.program.clone()));
-        Self { supervisor, machine: settings.machine.machine().into(), runners: Arc::new(Installer), log }
+        let machine: Arc<dyn Machine> = settings.machine.machine().into();
+        let supervisor = Shim::new(settings, machine.clone());
+        Self { supervisor: Arc::new(supervisor), machine, runners: Arc::new(Installer), log }
     }
 }
 
@@ -226,10 +230,15 @@ impl Driver {
     async fn drive(mut self, mut inputs: mpsc::Receiver<Input>, stop: CancellationToken) -> Result<Ended, AgentError> {
         let mut snapshots = self.ports.supervisor.snapshots();
         snapshots.mark_changed();
+        let mut alive = tokio::time::interval(ALIVE_PERIOD);
         loop {
             let now = Instant::now();
             let wake_at = self.state.wake_at(now).unwrap_or(now + QUIET);
             let input = tokio::select! {
+                _ = alive.tick() => {
+                    self.ports.machine.alive();
+                    None
+                }
                 () = sleep_until(wake_at) => Some(Input::Tick),
                 () = stop.cancelled() => return Ok(Ended::Detached),
                 Ok(()) = snapshots.changed() => snapshots.borrow_and_update().clone().map(|r| Input::Runner(Box::new(r))),
@@ -299,8 +308,14 @@ impl Driver {
         if let Some((_, before)) = self.tasks.preparing.take() {
             before.abort();
         }
-        let (runners, installation, inputs) = (self.ports.runners.clone(), wanted.clone(), self.inputs.clone());
-        let task = tokio::spawn(async move { prepare(&*runners, installation, inputs).await });
+        let preparation = Preparation {
+            runners: self.ports.runners.clone(),
+            machine: self.ports.machine.clone(),
+            installation: wanted.clone(),
+            jobs: self.settings.jobs.clone(),
+            metadata: Metadata::new(self.settings.metadata_host.clone()),
+        };
+        let task = tokio::spawn(preparation.run(self.inputs.clone()));
         self.tasks.preparing = Some((wanted, task));
     }
 
@@ -332,12 +347,20 @@ impl Driver {
         }
     }
 
-    /// The marker comes first: a crash in between costs this machine, never a second registration.
+    /// The marker comes first: a crash in between costs this machine, and so does a bad registration; never is there a
+    /// second one.
     async fn launch(&self, launch: Launch) -> Input {
         let command_id = launch.registration.command_id.clone();
         let marker = serde_json::to_vec(&launch.registration).unwrap_or_default();
         if let Err(error) = durable::create(&self.settings.paths.registration(), &marker) {
             return Input::LaunchFailed { command_id, error: format!("could not note the registration: {error}") };
+        }
+        if let Err(error) = jit::check(launch.jit_config.expose_secret()) {
+            return Input::LaunchFailed { command_id, error: error.to_string() };
+        }
+        // What may be asked for has changed since the agent's start, and so may the rules.
+        if let Err(error) = self.ports.machine.confine(&self.settings.jobs).await {
+            return Input::LaunchFailed { command_id, error: in_full(&error) };
         }
         match self.ports.supervisor.start(launch).await {
             Ok(()) => Input::Launched { command_id },

@@ -2,7 +2,7 @@
 //! request: the agent fetches one file in its life.
 //!
 //! Trusted are the machine's own authorities (`SSL_CERT_FILE` and `SSL_CERT_DIR` override them), so a company's CA
-//! needs no setting here. A redirect never leads from https to http.
+//! needs no setting here, nor does a proxy. A redirect never leads from https to http.
 
 use std::{fmt, future::Future, io, sync::Arc, time::Duration};
 
@@ -20,6 +20,8 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
+use crate::proxy::{Proxies, Proxy};
+
 /// TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Until the answer's head, and between two pieces of its body.
@@ -30,6 +32,7 @@ const REDIRECT_LIMIT: usize = 5;
 #[derive(Clone)]
 pub struct Client {
     tls: TlsConnector,
+    proxies: Proxies,
 }
 
 impl fmt::Debug for Client {
@@ -110,7 +113,7 @@ impl Client {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
+        Ok(Self { tls: TlsConnector::from(Arc::new(config)), proxies: Proxies::from_environment() })
     }
 
     /// What is at this URL, from byte `from` on if the server can do that.
@@ -132,16 +135,19 @@ impl Client {
     async fn exchange(&self, url: &Uri, from: u64) -> Result<Answer, FetchError> {
         let host = url.host().ok_or_else(|| FetchError::Url(url.to_string()))?.trim_matches(['[', ']']);
         let secure = url.scheme_str() == Some("https");
-        let address = (host, url.port_u16().unwrap_or(if secure { 443 } else { 80 }));
-        let connect = TcpStream::connect(address);
         let broken = |source| FetchError::Connect { host: host.to_owned(), source };
-        let stream = bounded(connect).await.map_err(broken)?;
         if !secure {
-            return ask(stream, url, from).await;
+            let proxy = self.proxies.of(false, host);
+            let stream = match proxy {
+                Some(proxy) => bounded(proxy.connect()).await,
+                None => bounded(TcpStream::connect((host, url.port_u16().unwrap_or(80)))).await,
+            };
+            return ask(stream.map_err(broken)?, url, from, proxy).await;
         }
+        let stream = bounded(self.proxies.connect(host, url.port_u16().unwrap_or(443))).await.map_err(broken)?;
         let name = ServerName::try_from(host.to_owned()).map_err(|_| FetchError::Url(host.to_owned()))?;
         let stream = bounded(self.tls.connect(name, stream)).await.map_err(broken)?;
-        ask(stream, url, from).await
+        ask(stream, url, from, None).await
     }
 }
 
@@ -153,15 +159,20 @@ async fn ask(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     url: &Uri,
     from: u64,
+    proxy: Option<&Proxy>,
 ) -> Result<Answer, FetchError> {
     let broken = |source| FetchError::Exchange { host: host(url), source };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     // Its end shows in the answer's.
     let connection = tokio::spawn(async move { connection.await.unwrap_or_default() });
     let path = url.path_and_query().map_or("/", |path| path.as_str());
-    let mut request = Request::get(path)
+    // A proxy is told the whole URL.
+    let mut request = Request::get(if proxy.is_some() { url.to_string() } else { path.to_owned() })
         .header(header::HOST, url.authority().map_or("", |authority| authority.as_str()))
         .header(header::USER_AGENT, concat!("miglet/", env!("CARGO_PKG_VERSION")));
+    if let Some(authorization) = proxy.and_then(Proxy::authorization) {
+        request = request.header(header::PROXY_AUTHORIZATION, authorization);
+    }
     if from > 0 {
         request = request.header(header::RANGE, format!("bytes={from}-"));
     }

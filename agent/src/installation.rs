@@ -114,6 +114,9 @@ pub enum InstallError {
     /// Neither there nor asked for.
     #[error("there is no runner in {0}: bake one in, or set runner-version and runner-sha256")]
     Nothing(String),
+    /// There, but it could not be started.
+    #[error("{0}/bin/Runner.Listener is not executable: unpack the runner again, as root, and do not copy it")]
+    NotExecutable(String),
 }
 
 impl Installation {
@@ -132,7 +135,11 @@ impl Installation {
         if let Some(installed) = self.present().await {
             return Ok(installed);
         }
-        let nothing = || InstallError::Nothing(self.runner_dir.display().to_string());
+        let nothing = || {
+            let dir = self.runner_dir.display().to_string();
+            let there = self.runner_dir.join("bin/Runner.Listener").exists();
+            if there { InstallError::NotExecutable(dir) } else { InstallError::Nothing(dir) }
+        };
         let wanted = self.wanted.as_ref().ok_or_else(nothing)?;
         let cache = cache::Cache::new(&self.cache_dir);
         let _lock = cache.lock()?;

@@ -1,15 +1,31 @@
-//! The port to the machine itself. Its real form is switched on by the packaged unit only; a simulated machine is a
-//! process and can touch nothing but itself.
+//! The port to the machine itself. Its real form is switched on by the packaged configuration only; a simulated machine
+//! is a process and can touch nothing but itself.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use tokio::{process::Command, time::timeout};
+use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
+use crate::{
+    firewall::{MetadataAccess, ruleset},
+    notify,
+    user::{Account, UserError},
+};
+
+/// What the shim runs in on a machine run by systemd: limits of its own, and none of the agent's hardening.
+const RUNNER_UNIT: &str = "miglet-runner.service";
+const KEEP_AWAY: &str = "keep jobs from the metadata server";
+/// The timer that ends a machine nobody ended.
+const LAST_RESORT: &str = "miglet-last-resort";
 /// The service manager answers at once, except while it is being overwhelmed.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the agent can do to its machine.
+/// What the agent can do to its machine. A machine that cannot do something refuses.
 #[async_trait]
 pub trait Machine: Send + Sync {
     /// Turns it off. The agent ends after this.
@@ -18,15 +34,81 @@ pub trait Machine: Send + Sync {
     /// Has it turned off at this age, counted from its boot, by something that does not depend on this agent. Asked
     /// again, the first answer holds.
     async fn limit_lifetime(&self, age: Duration) -> Result<(), MachineError>;
+
+    /// Makes sure that jobs get no more than they should. Asked before the operator is called, and again right before
+    /// a runner is started.
+    async fn confine(&self, _jobs: &Jobs) -> Result<(), MachineError> {
+        Ok(())
+    }
+
+    /// Starts `miglet shim` where it outlives this agent.
+    async fn start_shim(&self, _program: &Path, _state: &Path) -> Result<(), MachineError> {
+        Err(MachineError::refused("start the runner's supervisor"))
+    }
+
+    /// The user the runner runs as; `None` for the agent's own.
+    fn runner_user<'a>(&self, _jobs: &'a Jobs) -> Option<&'a str> {
+        None
+    }
+
+    /// The agent's settings are good: whoever waits for its start need wait no longer.
+    fn ready(&self) {}
+
+    /// The agent's main loop turns. Told every [`ALIVE_PERIOD`].
+    fn alive(&self) {}
 }
+
+/// What jobs are and may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jobs {
+    /// Who they run as.
+    pub user: String,
+    /// Whether that may be root.
+    pub allow_root: bool,
+    /// Whether they may have the machine's cloud identity.
+    pub metadata_access: MetadataAccess,
+}
+
+/// How often a machine is told that the agent is alive.
+pub const ALIVE_PERIOD: Duration = Duration::from_secs(10);
 
 /// The machine did not obey.
 #[derive(Debug, thiserror::Error)]
-#[error("could not {action} with {program}: {reason}")]
-pub struct MachineError {
-    action: &'static str,
-    program: String,
-    reason: String,
+pub enum MachineError {
+    /// A program did not do its work.
+    #[error("could not {action} with {program}: {reason}{advice}")]
+    Program {
+        /// What was tried.
+        action: &'static str,
+        /// Which program.
+        program: String,
+        /// Why not.
+        reason: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// Nobody to run jobs as.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// They would lock the agent out.
+    #[error(
+        "jobs that run as root cannot be kept from the metadata server: set runner-metadata-access to allowed as well"
+    )]
+    RootAccess,
+    /// The operating system said no.
+    #[error("could not {action}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl MachineError {
+    fn refused(action: &'static str) -> Self {
+        Self::Io { action, source: io::ErrorKind::Unsupported.into() }
+    }
 }
 
 /// Which machine this is.
@@ -45,7 +127,7 @@ impl Kind {
     pub fn machine(self) -> Box<dyn Machine> {
         match self {
             Self::Process => Box::new(Process),
-            Self::Systemd => Box::new(Systemd { bin: PathBuf::new() }),
+            Self::Systemd => Box::new(Systemd::default()),
         }
     }
 }
@@ -64,28 +146,98 @@ impl Machine for Process {
     async fn limit_lifetime(&self, _: Duration) -> Result<(), MachineError> {
         Ok(())
     }
-}
 
-/// The timer that ends a machine nobody ended.
-const LAST_RESORT: &str = "miglet-last-resort";
+    async fn start_shim(&self, program: &Path, state: &Path) -> Result<(), MachineError> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(state.join("shim.log"));
+        let mut command = Command::new(program);
+        command.arg("shim").arg("--state-dir").arg(state);
+        // Not the agent's pipes: they die with it.
+        let spawned = log.and_then(|log| command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn());
+        let mut child =
+            spawned.map_err(|source| MachineError::Io { action: "start the runner's supervisor", source })?;
+        tokio::spawn(async move { child.wait().await });
+        Ok(())
+    }
+}
 
 /// A machine run by systemd.
 #[derive(Debug)]
 pub struct Systemd {
     /// Where its programs are; empty: in the search path.
     bin: PathBuf,
+    etc: PathBuf,
+}
+
+impl Default for Systemd {
+    fn default() -> Self {
+        Self { bin: PathBuf::new(), etc: PathBuf::from("/etc") }
+    }
 }
 
 impl Systemd {
-    async fn run(&self, action: &'static str, program: &str, arguments: &[&str]) -> Result<String, MachineError> {
-        let program = self.bin.join(program);
-        let failed = |reason: String| MachineError { action, program: program.display().to_string(), reason };
-        let output = timeout(TIMEOUT, Command::new(&program).args(arguments).kill_on_drop(true).output()).await;
-        let output = output
-            .map_err(|_| failed(format!("no answer in {} s", TIMEOUT.as_secs())))?
-            .map_err(|e| failed(e.to_string()))?;
+    /// Makes the jobs' user unless it is there; with a home and a login shell, as jobs expect them of GitHub's own
+    /// machines.
+    ///
+    /// # Errors
+    /// When it cannot be made, or must not be used.
+    pub async fn create_user(&self, jobs: &Jobs) -> Result<(), MachineError> {
+        match Account::find(&self.etc, &jobs.user, jobs.allow_root) {
+            Err(UserError::Missing(name)) => {
+                let arguments = ["--create-home", "--user-group", "--shell", "/bin/bash", "--", &name];
+                self.run("make the jobs' user", "useradd", &arguments, "").await
+            }
+            found => Ok(found.map(drop)?),
+        }
+    }
+
+    /// Whether jobs could be confined; changes nothing.
+    ///
+    /// # Errors
+    /// Why they could not.
+    pub async fn could_confine(&self, jobs: &Jobs) -> Result<Account, MachineError> {
+        let (account, rules) = self.rules(jobs)?;
+        if jobs.metadata_access == MetadataAccess::Blocked {
+            self.run(KEEP_AWAY, "nft", &["--check", "-f", "-"], &rules).await?;
+        }
+        Ok(account)
+    }
+
+    fn rules(&self, jobs: &Jobs) -> Result<(Account, String), MachineError> {
+        let account = Account::find(&self.etc, &jobs.user, jobs.allow_root)?;
+        if account.uid == 0 && jobs.metadata_access == MetadataAccess::Blocked {
+            return Err(MachineError::RootAccess);
+        }
+        let rules = ruleset(jobs.metadata_access, account.uid);
+        Ok((account, rules))
+    }
+
+    /// Runs a program to its end, within a bound.
+    async fn run(
+        &self,
+        action: &'static str,
+        program: &str,
+        arguments: &[&str],
+        input: &str,
+    ) -> Result<(), MachineError> {
+        let failed = |reason: String| {
+            let path = self.bin.join(program).display().to_string();
+            MachineError::Program { action, advice: advice(program), program: path, reason }
+        };
+        let mut command = Command::new(self.bin.join(program));
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let ended = async {
+            let mut child = command.spawn()?;
+            if let Some(mut stdin) = child.stdin.take() {
+                // One that does not read its input says why itself.
+                stdin.write_all(input.as_bytes()).await.ok();
+            }
+            child.wait_with_output().await
+        };
+        let ended =
+            timeout(TIMEOUT, ended).await.map_err(|_| failed(format!("no answer in {} s", TIMEOUT.as_secs())))?;
+        let output = ended.map_err(|error| failed(error.to_string()))?;
         if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+            return Ok(());
         }
         Err(failed(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())))
     }
@@ -94,7 +246,7 @@ impl Systemd {
 #[async_trait]
 impl Machine for Systemd {
     async fn power_off(&self) -> Result<(), MachineError> {
-        self.run("power off the machine", "systemctl", &["poweroff"]).await.map(drop)
+        self.run("power off the machine", "systemctl", &["poweroff"], "").await
     }
 
     /// A timer of its own in the service manager. `--force`: a job that blocks the shutdown has had its time.
@@ -102,51 +254,47 @@ impl Machine for Systemd {
         let action = "arm the timer of the machine's last resort";
         let timer = format!("{LAST_RESORT}.timer");
         // Armed by an agent before this one: an upgrade does not make a machine younger.
-        if self.run(action, "systemctl", &["is-active", &timer]).await.is_ok() {
+        if self.run(action, "systemctl", &["is-active", &timer], "").await.is_ok() {
             return Ok(());
         }
         let (unit, when) = (format!("--unit={LAST_RESORT}"), format!("--on-boot={}s", age.as_secs()));
         let timer = ["--timer-property=AccuracySec=30s", "--property=Type=oneshot", "systemctl", "poweroff", "--force"];
         let arguments: Vec<&str> = [unit.as_str(), when.as_str()].into_iter().chain(timer).collect();
-        self.run(action, "systemd-run", &arguments).await.map(drop)
+        self.run(action, "systemd-run", &arguments, "").await
     }
+
+    async fn confine(&self, jobs: &Jobs) -> Result<(), MachineError> {
+        let (_, rules) = self.rules(jobs)?;
+        match self.run(KEEP_AWAY, "nft", &["-f", "-"], &rules).await {
+            // There is nothing to be removed where nothing could be made.
+            Err(error) if jobs.metadata_access == MetadataAccess::Allowed => {
+                tracing::debug!(%error, "no rules removed");
+                Ok(())
+            }
+            applied => applied,
+        }
+    }
+
+    async fn start_shim(&self, _program: &Path, _state: &Path) -> Result<(), MachineError> {
+        self.run("start the runner's supervisor", "systemctl", &["start", RUNNER_UNIT], "").await
+    }
+
+    fn runner_user<'a>(&self, jobs: &'a Jobs) -> Option<&'a str> {
+        Some(&jobs.user)
+    }
+
+    fn ready(&self) {
+        notify::tell(notify::State::Ready);
+    }
+
+    fn alive(&self) {
+        notify::tell(notify::State::Alive);
+    }
+}
+
+fn advice(program: &str) -> &'static str {
+    if program == "nft" { "; install nftables, or set runner-metadata-access to allowed" } else { "" }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Programs that note how they are called and answer like this.
-    fn systemd(script: &str) -> (tempfile::TempDir, Systemd) {
-        let dir = tempfile::tempdir().expect("dir");
-        for program in ["systemctl", "systemd-run"] {
-            let path = dir.path().join(program);
-            let text = format!("#!/bin/sh\necho \"{program} $*\" >> {}/calls\n{script}", dir.path().display());
-            std::fs::write(&path, text).expect("script");
-            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
-        }
-        let bin = dir.path().to_owned();
-        (dir, Systemd { bin })
-    }
-
-    #[tokio::test]
-    async fn a_machine_that_refuses_to_go_off_is_an_error_that_says_why() {
-        let (_dir, systemd) = systemd("echo \"$1: inhibited\" >&2\nexit 1\n");
-        let error = systemd.power_off().await.expect_err("refused").to_string();
-        assert!(error.ends_with("poweroff: inhibited"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn the_last_resort_is_a_timer_of_the_service_manager_and_armed_once() {
-        let (dir, fresh) = systemd("case \"$1\" in is-active) exit 3;; esac\n");
-        fresh.limit_lifetime(Duration::from_secs(86_700)).await.expect("armed");
-        let calls = std::fs::read_to_string(dir.path().join("calls")).expect("calls");
-        let armed = calls.lines().last().expect("a call");
-        assert!(armed.starts_with("systemd-run --unit=miglet-last-resort --on-boot=86700s "), "{armed}");
-        assert!(armed.ends_with("systemctl poweroff --force"), "{armed}");
-        let (dir, armed) = systemd("exit 0\n");
-        armed.limit_lifetime(Duration::from_secs(1)).await.expect("armed before");
-        let calls = std::fs::read_to_string(dir.path().join("calls")).expect("calls");
-        assert_eq!(calls, "systemctl is-active miglet-last-resort.timer\n");
-    }
-}
+mod tests;

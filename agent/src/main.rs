@@ -15,11 +15,13 @@ use miglet_agent::{
     drain::{self, Drained},
     error, hook,
     installation::{InstallError, Installed, Linker, Origin},
-    logging,
+    logging, machine,
+    metadata::Metadata,
     paths::Paths,
     settings::{self, Collected, Environment, Flags, Settings, SettingsError, reference},
     shim, status,
 };
+use rustix::process::DumpableBehavior;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
@@ -84,6 +86,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make the user that jobs run as, unless it is there
+    #[command(hide = true)]
+    CreateUser {
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Become the runner's listener (started by the supervisor)
+    #[command(hide = true)]
+    Listener(shim::ListenerArgs),
     /// Take no new work on this machine, and come back when its runner has ended; a second drain aborts the job
     Drain {
         /// Interrupt a job that still runs after so many seconds; without it a job takes the time it takes
@@ -112,6 +123,14 @@ type BoxError = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Listener(args) = &cli.command {
+        let error = shim::become_listener(args);
+        report(&error);
+        return ExitCode::FAILURE;
+    }
+    // Registrations and keys pass through this memory: no core file, and no look into it but root's. Programs started
+    // from here are their own again.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).ok();
     let is_hook = matches!(cli.command, Command::Hook { .. });
     match start(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -129,7 +148,13 @@ fn main() -> ExitCode {
 #[tokio::main(flavor = "current_thread")]
 async fn start(command: Command) -> Result<(), BoxError> {
     match command {
-        Command::Run { flags } => run(&flags).await,
+        Command::Run { flags } => {
+            let ended = run(&flags).await;
+            if let Err(error) = &ended {
+                leave_word(&flags, error.as_ref()).await;
+            }
+            ended
+        }
         Command::Install { flags } => install(&flags).await,
         Command::Config { reference: true, .. } => Ok(write!(io::stdout(), "{}", reference::page())?),
         Command::Config { flags, json, .. } => show_config(&flags, json).await,
@@ -145,6 +170,15 @@ async fn start(command: Command) -> Result<(), BoxError> {
             let _level = logging::start(LevelFilter::INFO);
             Ok(shim::run(args).await?)
         }
+        Command::CreateUser { flags } => {
+            let _level = logging::start(LevelFilter::INFO);
+            match Collected::new(&flags, &environment()).jobs()? {
+                Some(jobs) => Ok(machine::Systemd::default().create_user(&jobs).await?),
+                None => Ok(()),
+            }
+        }
+        // Handled before there was a thread too many.
+        Command::Listener(_) => Ok(()),
         Command::Hook { event, socket } => {
             let message = hook::Message::from_environment(event, |name| std::env::var(name).ok());
             hook::send(&socket, &message).await;
@@ -172,9 +206,17 @@ async fn run(flags: &Flags) -> Result<(), BoxError> {
         tracing::debug!(key = setting.key, value = setting.value, source = %setting.source, "setting");
     }
     let ports = Ports::real(&settings, log);
+    ports.machine.ready();
     let ended = Box::pin(miglet_agent::run(settings, ports, stop)).await?;
     tracing::info!(?ended, "agent ended");
     Ok(())
+}
+
+/// An agent that cannot even start says why where it can be read from outside the machine.
+async fn leave_word(flags: &Flags, error: &(dyn std::error::Error + 'static)) {
+    let host = Collected::new(flags, &environment()).text("metadata-host").unwrap_or_default();
+    // Without a metadata server there is only the log.
+    Metadata::new(host).put_status(&told(error)).await.ok();
 }
 
 fn environment() -> Environment {
@@ -287,11 +329,14 @@ async fn drain_machine(flags: &Flags, deadline: Option<u32>) -> Result<(), BoxEr
 }
 
 fn report(error: &(dyn std::error::Error + 'static)) {
-    let text = match error.downcast_ref::<SettingsError>() {
+    // Nobody is left to tell that stderr is closed.
+    writeln!(io::stderr(), "miglet: {}", told(error)).ok();
+}
+
+fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    match error.downcast_ref::<SettingsError>() {
         // A list, one to a line.
         Some(SettingsError::Invalid(_)) => error.to_string(),
         _ => error::in_full(error),
-    };
-    // Nobody is left to tell that stderr is closed.
-    writeln!(io::stderr(), "miglet: {text}").ok();
+    }
 }

@@ -35,10 +35,28 @@ impl Paths {
         self.state.join("runner.json")
     }
 
+    /// What the shim is told at its start, everything but the registration.
+    #[must_use]
+    pub fn assignment(&self) -> PathBuf {
+        self.state.join("assignment.json")
+    }
+
+    /// Where the shim takes the registration, once.
+    #[must_use]
+    pub fn handover_socket(&self) -> PathBuf {
+        self.state.join("handover.sock")
+    }
+
     /// Where the shim serves the agent.
     #[must_use]
     pub fn shim_socket(&self) -> PathBuf {
         self.state.join("shim.sock")
+    }
+
+    /// What the shim says when it cannot work.
+    #[must_use]
+    pub fn shim_log(&self) -> PathBuf {
+        self.state.join("shim.log")
     }
 
     /// Where the agent tells its status.

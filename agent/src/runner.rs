@@ -29,6 +29,9 @@ pub struct Runner {
     pub job: Option<Job>,
     /// How it ended.
     pub exit: Option<Exit>,
+    /// It was offered a job that was gone, so it waits for ever: its registration is used up. A hint.
+    #[serde(default)]
+    pub ghost: bool,
     /// The listener's last lines.
     pub lines: Vec<String>,
 }

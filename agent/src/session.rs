@@ -19,6 +19,7 @@ use tonic::{Streaming, transport::Endpoint};
 
 use crate::{
     backoff::Backoff,
+    clock,
     error::in_full,
     health::Sampler,
     metadata::{Metadata, MetadataError},
@@ -30,6 +31,8 @@ use crate::{
 
 /// The operator may first have to ask the cloud for a fresh list.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(30);
+/// A clock that is off by more than this may be why nobody can be trusted.
+const SKEW_ODD_SECONDS: u64 = 60;
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 /// The operator closes its side of a finished session at once.
@@ -106,7 +109,8 @@ impl Session {
                 }
                 Err(error) => error,
             };
-            let (error, wait) = (in_full(&error), backoff.wait());
+            let error = in_full(&error) + &clock_trouble(&metadata, &error).await.unwrap_or_default();
+            let wait = backoff.wait();
             tracing::warn!(error, retry_in_ms = wait.as_millis(), "no session");
             if self.inputs.send(Input::Disconnected { error: error.clone() }).await.is_err() {
                 return;
@@ -191,7 +195,13 @@ impl Session {
                 }
                 answer = self.answers.recv() => match answer {
                     Some(answer) => wire::ack(answer),
-                    None => return goodbye(open).await,
+                    None => {
+                        // The end of the runner and that of the agent may come in one step: neither is told alone.
+                        if self.reports.has_changed().unwrap_or(false) {
+                            send(&open.outgoing, self.report(health)).await?;
+                        }
+                        return goodbye(open).await;
+                    }
                 },
             };
             send(&open.outgoing, message).await?;
@@ -208,6 +218,18 @@ fn heartbeats(period: Duration) -> Interval {
     let mut heartbeat = interval_at(Instant::now() + period, period);
     heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     heartbeat
+}
+
+/// A wrong clock looks like a bad certificate: what is said about it when a connection fails.
+async fn clock_trouble(metadata: &Metadata, error: &SessionError) -> Option<String> {
+    if !matches!(error, SessionError::Connect { .. }) {
+        return None;
+    }
+    let date = metadata.date().await.ok()?;
+    let ahead = clock::seconds_ahead(clock::unix_ms(), date.as_deref())?;
+    let (off, where_to) = (ahead.unsigned_abs(), if ahead > 0 { "ahead of" } else { "behind" });
+    (off > SKEW_ODD_SECONDS)
+        .then(|| format!("; this machine's clock is {off} s {where_to} the metadata server's: start a time service"))
 }
 
 async fn send(outgoing: &mpsc::Sender<v1::AgentMessage>, message: v1::AgentMessage) -> Result<(), SessionError> {

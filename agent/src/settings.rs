@@ -48,6 +48,8 @@ pub struct Settings {
     pub installation: Installation,
     /// What kind of machine this is.
     pub machine: machine::Kind,
+    /// What jobs are and may do there.
+    pub jobs: machine::Jobs,
     /// Between two heartbeats, until the operator says otherwise.
     pub heartbeat: Duration,
     /// When a job, or a machine that nobody wants, ends.

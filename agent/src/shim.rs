@@ -1,15 +1,21 @@
 //! `miglet shim`: the runner's parent, which outlives every agent.
 //!
 //! ```text
-//!  agent --- stdin: the JIT config, once ---> shim --- environment ---> bin/Runner.Listener run
-//!    |                                        | |  <--- stdout, stderr (bounded) ---'
-//!    '--- shim.sock: snapshots <-> orders ----' '--- runner.json: every snapshot, before anyone is told
+//!  agent --- assignment.json ----------------> shim --- environment ---> bin/Runner.Listener run
+//!    |------ handover.sock: the JIT config ----' | |  <--- stdout, stderr (bounded) ---'
+//!    '------ shim.sock: snapshots <-> orders ----' '--- runner.json: every snapshot, before anyone is told
 //! ```
 //!
 //! It has its own session (a signal to the agent's group does not reach it), is a subreaper (what a job leaves behind
-//! becomes its child and is killed) and owns the pipes (an agent's death breaks none). It decides nothing about the
-//! fleet: it supervises one runner to its end, writes that end down, and goes.
+//! becomes its child and is killed) and owns the pipes (an agent's death breaks none). On a machine run by systemd it has
+//! a unit of its own, with the jobs' limits and user, and the job a cgroup of its own below. It decides nothing about
+//! the fleet: it supervises one runner to its end, writes that end down, and goes.
 
+mod become_listener;
+mod cgroup;
+mod confinement;
+mod ghost;
+mod handover;
 mod leftovers;
 mod listener;
 mod progress;
@@ -17,11 +23,11 @@ mod server;
 mod supervision;
 mod verdict;
 
-use std::{os::fd::AsFd, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use rustix::fs::Mode;
-use secrecy::SecretString;
-use tokio::{io::AsyncReadExt, net::unix::pipe, sync::mpsc, time::timeout};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     hook,
@@ -29,33 +35,33 @@ use crate::{
     process::Process,
     record::{self, RecordError},
     runner::Runner,
+    supervisor::Registration,
+    user::UserError,
 };
+use confinement::Confinement;
 
+pub use become_listener::{ListenerArgs, ListenerError, become_listener};
 pub use server::Order;
 
-/// A JIT config is about 4 kB.
-const JIT_LIMIT: u64 = 256 * 1024;
-/// The agent writes it at once.
-const JIT_DEADLINE: Duration = Duration::from_secs(30);
-
-/// What a shim is told at its start; the JIT config comes over stdin.
+/// Where a shim finds everything else: a unit's command line is the same on every machine.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ShimArgs {
-    /// State directory.
+    /// State directory of the agent that starts it.
     #[arg(long)]
     pub state_dir: PathBuf,
+}
+
+/// A shim's work, in a file of its state directory; only the registration's secret comes another way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// Whose runner.
+    pub registration: Registration,
     /// Data directory.
-    #[arg(long)]
     pub data_dir: PathBuf,
     /// The runner's installation.
-    #[arg(long)]
     pub runner_dir: PathBuf,
-    /// The command that asked for this runner.
-    #[arg(long)]
-    pub command_id: String,
-    /// The runner's name.
-    #[arg(long)]
-    pub runner_name: String,
+    /// Who the runner runs as; the shim's own user unless given.
+    pub user: Option<String>,
 }
 
 /// The shim cannot do its work.
@@ -69,6 +75,9 @@ pub enum ShimError {
         /// Why not.
         source: std::io::Error,
     },
+    /// Nobody to run the runner as.
+    #[error(transparent)]
+    User(#[from] UserError),
     /// The record cannot be written.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -91,15 +100,19 @@ fn failed(action: &'static str) -> impl FnOnce(std::io::Error) -> ShimError {
 /// When it could not even begin, which its record says too; the runner's own failures are only there.
 pub async fn run(args: ShimArgs) -> Result<(), ShimError> {
     detach()?;
-    let paths = Paths { state: args.state_dir, data: args.data_dir, runner: args.runner_dir };
+    let bare = Paths { state: args.state_dir.clone(), data: PathBuf::new(), runner: PathBuf::new() };
+    let assignment = std::fs::read(bare.assignment()).map_err(failed("read its assignment"))?;
+    let assignment: Assignment =
+        serde_json::from_slice(&assignment).map_err(|error| failed("understand its assignment")(error.into()))?;
+    let paths = Paths { state: args.state_dir, data: assignment.data_dir, runner: assignment.runner_dir };
     let runner = Runner {
-        command_id: args.command_id,
-        name: args.runner_name,
+        command_id: assignment.registration.command_id,
+        name: assignment.registration.runner_name,
         shim: Process::of(std::process::id().cast_signed()),
         ..Runner::default()
     };
     record::write(&paths.runner_record(), &runner)?;
-    let done = supervise(&paths, runner.clone()).await;
+    let done = supervise(&paths, runner.clone(), assignment.user.as_deref()).await;
     if let Err(error) = &done {
         record::write(&paths.runner_record(), &runner.failed(&error.in_full()))?;
     }
@@ -107,15 +120,19 @@ pub async fn run(args: ShimArgs) -> Result<(), ShimError> {
     done
 }
 
-async fn supervise(paths: &Paths, runner: Runner) -> Result<(), ShimError> {
+async fn supervise(paths: &Paths, runner: Runner, user: Option<&str>) -> Result<(), ShimError> {
     let (orders_in, orders) = mpsc::channel(8);
     let shared = supervision::Shared::new(runner.clone());
     let (publish, snapshots) = tokio::sync::watch::channel(runner);
     let agents = server::serve_agents(&paths.shim_socket(), snapshots, orders_in).map_err(failed("open its socket"))?;
     install_hooks(paths).map_err(failed("write the hook scripts"))?;
-    let hooks = server::serve_hooks(&paths.hook_socket(), shared.clone()).map_err(failed("open the hook socket"))?;
-    let jit = read_jit().await;
-    supervision::Supervision::new(paths.clone(), shared, publish, orders)
+    let confinement = Confinement::new(user)?;
+    let uid = confinement.uid();
+    let hooks =
+        server::serve_hooks(&paths.hook_socket(), uid, shared.clone()).map_err(failed("open the hook socket"))?;
+    confinement.own(&paths.runner).map_err(failed("give the runner its directory"))?;
+    let jit = handover::receive(&paths.handover_socket()).await.map_err(failed("open the handover socket"))?;
+    supervision::Supervision::new(paths.clone(), shared, confinement, publish, orders)
         .map_err(failed("watch its children"))?
         .finish(jit)
         .await;
@@ -132,17 +149,6 @@ fn detach() -> Result<(), ShimError> {
     rustix::process::umask(Mode::from_raw_mode(0o077));
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|e| failed("become a subreaper")(e.into()))
-}
-
-/// The JIT config from stdin. It ends with a newline: an agent that died while writing must not start a runner with
-/// half a registration.
-async fn read_jit() -> Option<SecretString> {
-    let stdin = std::io::stdin().as_fd().try_clone_to_owned().ok()?;
-    let mut text = String::new();
-    let read = async { pipe::Receiver::from_owned_fd(stdin)?.take(JIT_LIMIT).read_to_string(&mut text).await };
-    timeout(JIT_DEADLINE, read).await.ok()?.ok()?;
-    let jit = text.strip_suffix('\n')?;
-    (!jit.is_empty()).then(|| SecretString::from(jit))
 }
 
 /// The scripts the runner calls around its job; the runner's user must be able to read them.

@@ -11,7 +11,7 @@ use rustls::{
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{key::AgentKey, settings::Settings};
+use crate::{key::AgentKey, proxy::Proxies, settings::Settings};
 
 /// TCP and handshake together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +37,7 @@ pub struct Dialer {
     port: u16,
     name: ServerName<'static>,
     tls: TlsConnector,
+    proxies: Proxies,
 }
 
 impl Dialer {
@@ -55,7 +56,8 @@ impl Dialer {
         config.alpn_protocols = vec![b"h2".to_vec()];
         let host = settings.host.clone();
         let name = ServerName::try_from(host.clone()).map_err(|_| TlsError::Name { host: host.clone() })?;
-        Ok(Self { host, port: settings.port, name, tls: TlsConnector::from(Arc::new(config)) })
+        let proxies = Proxies::from_environment();
+        Ok(Self { host, port: settings.port, name, tls: TlsConnector::from(Arc::new(config)), proxies })
     }
 
     /// A fresh connection.
@@ -63,9 +65,8 @@ impl Dialer {
     /// # Errors
     /// When the host cannot be resolved or reached, or is not who it should be.
     pub async fn dial(self) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
-        let address = (self.host.as_str(), self.port);
         let connect = async {
-            let tcp = TcpStream::connect(address).await?;
+            let tcp = self.proxies.connect(&self.host, self.port).await?;
             tcp.set_nodelay(true)?;
             self.tls.connect(self.name, tcp).await
         };

@@ -31,6 +31,7 @@ pub fn report(state: &State) -> v1::Report {
         settings_revision: state.settings_revision.clone(),
         runner_version: state.prepared.as_ref().map(|prepared| prepared.version.clone()).unwrap_or_default(),
         log_level: level(state.log_level()).into(),
+        ghost: runner.is_some_and(|runner| runner.ghost && runner.job.is_none()),
     }
 }
 

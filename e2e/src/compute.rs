@@ -20,7 +20,7 @@ mod hostile;
 mod identity;
 mod instances;
 mod lifecycle;
-mod machines;
+pub(crate) mod machines;
 mod managers;
 mod members;
 mod metadata;

@@ -208,6 +208,12 @@ impl GithubSim {
         id
     }
 
+    /// Runners reach this simulator by that host from now on, as the URL in their JIT configs says.
+    pub fn reach_runners_by(&self, host: &str) {
+        let port = self.server.address().port();
+        self.shared.lock().options.runner_url = Some(format!("http://{host}:{port}"));
+    }
+
     /// A GitHub App, installed everywhere.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //!   github          GitHub: App auth, registrations, JIT configs, runners, jobs
 //!   runner          a stand-in for actions/runner that runs a job's real steps
 //!   kstatus         what GitOps tools take a resource for
+//!   vm              real Debian VMs under QEMU, with the agent's package
 //!   stranger        an agent of a test's own making, that need not be honest
 //!   server, faults  what every simulated service listens with: request log, injected faults, kill triggers
 //!   measure         figures of the release build: `cargo measure`
@@ -26,4 +27,5 @@ pub mod published;
 pub mod runner;
 pub mod server;
 pub mod stranger;
+pub mod vm;
 pub mod world;

@@ -138,6 +138,8 @@ pub struct World {
     /// Keys, certificates and logs.
     pub folder: tempfile::TempDir,
     service: Service,
+    /// By which machines reach this host's loopback.
+    host: &'static str,
     operators_started: u8,
     operator_settings: operator::Settings,
     granted: serde_json::Value,
@@ -160,16 +162,15 @@ impl World {
         let client = plane.admin().await?;
         let folder = tempfile::Builder::new().prefix("mworld").tempdir()?;
         let keys = gateway_keys::make(folder.path())?;
-        let github = GithubSim::start(GithubOptions { checked: options.checked, ..options.github }).await?;
-        github.add_org(ORG);
-        github.add_repository(REPOSITORY);
+        let host = options.machines.as_ref().map_or("127.0.0.1", |machines| machines.host());
+        let github = github(GithubOptions { checked: options.checked, ..options.github }, host).await?;
         let app = github.add_app()?;
         let compute = compute(options.machines, options.delays, options.checked, &options.agent_environment).await?;
         let suffix: u32 = rand::random();
         let new = || (format!("ci-{suffix:08x}"), format!("miglet-{suffix:08x}"));
         let (namespace, system) = options.namespaces.unwrap_or_else(new);
         let service = Service::start(client.clone(), &system).await?;
-        let group = options.group.metadata("miglet-endpoint", &format!("https://{}", service.address()));
+        let group = options.group.metadata("miglet-endpoint", &format!("https://{host}:{}", service.address().port()));
         let group = group.metadata("miglet-ca", &keys.ca).metadata("miglet-audience", "miglet-test");
         compute.add_group(&group.metadata("enable-guest-attributes", "TRUE"));
         let granted = rights::grant(plane, &system, &namespace).await?;
@@ -199,6 +200,7 @@ impl World {
             app,
             folder,
             service,
+            host,
             operators_started: 0,
             operator_settings,
             granted,
@@ -215,7 +217,7 @@ impl World {
     /// # Errors
     /// When the CA cannot be read.
     pub fn add_group(&self, group: GroupSpec) -> Result<(), Trouble> {
-        let endpoint = format!("https://{}", self.gateway());
+        let endpoint = format!("https://{}:{}", self.host, self.gateway().port());
         let group = group.metadata("miglet-endpoint", &endpoint).metadata("miglet-ca", &self.operator_settings.keys.ca);
         self.compute.add_group(&group.metadata("miglet-audience", "miglet-test"));
         Ok(())
@@ -390,6 +392,15 @@ impl World {
     pub fn logs(&self) -> PathBuf {
         self.folder.path().to_owned()
     }
+}
+
+/// A GitHub with the worlds' organisation, which machines reach by that host.
+async fn github(options: GithubOptions, host: &str) -> Result<GithubSim, Trouble> {
+    let github = GithubSim::start(options).await?;
+    github.add_org(ORG);
+    github.add_repository(REPOSITORY);
+    github.reach_runners_by(host);
+    Ok(github)
 }
 
 async fn compute(

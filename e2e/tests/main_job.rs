@@ -13,9 +13,11 @@ use serde_json::{Value, json};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Writes of one RunnerVM for its whole life that a step of it can account for: thirteen when every step is seen by a
-/// pass of its own. The goal for all writes together is twelve: the figures are printed.
-const WRITES_PER_VM: usize = 13;
+/// Writes of one RunnerVM for its whole life: ten steps are written, one more may be split under load.
+const OWN_WRITES: usize = 11;
+/// With its event and its share of the pool's status. The goal over a fleet is twelve; here VMs come one after the
+/// other, so no write of the pool is shared.
+const ALL_WRITES: usize = 13;
 
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
@@ -147,11 +149,14 @@ async fn a_vms_whole_life_has_no_write_that_no_step_accounts_for() -> Result {
     for call in &writes {
         *kinds.entry(format!("{} {}/{} {}", call.verb, call.resource, call.subresource, call.code)).or_default() += 1;
     }
-    let own = writes.iter().filter(|call| call.resource == "runnervms" && call.code < 400).count();
-    eprintln!("{own} of RunnerVMs, {} in all for {lives} VMs: {kinds:#?}", writes.len());
+    let (own, all) = (writes.iter().filter(|call| call.resource == "runnervms").count(), writes.len());
+    eprintln!("{own} of RunnerVMs, {all} in all for {lives} VMs: {kinds:#?}");
     let life = history.changes("RunnerVM", &first);
     assert!(own >= lives * 4, "the audit log misses some: {kinds:#?}");
-    assert!(own <= lives * WRITES_PER_VM, "{own} of {lives} VMs: {kinds:#?}; one life: {life:#?}");
+    assert!(
+        own <= lives * OWN_WRITES && all <= lives * ALL_WRITES,
+        "{own}, {all} for {lives} VMs: {kinds:#?}; one life: {life:#?}"
+    );
     Ok(())
 }
 

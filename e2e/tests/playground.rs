@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use miglet_e2e::control_plane::{ControlPlane, product_crds};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -122,6 +123,30 @@ async fn jobs_end_with_their_figures_and_nothing_is_left() {
     assert!(last["vms_created"].as_u64().unwrap() >= 3, "{last}");
     assert!(last["writes_per_vm"].as_f64().unwrap() > 1.0, "{last}");
     playground.assert_gone().await;
+}
+
+#[tokio::test]
+async fn a_cluster_somebody_already_has_is_left_as_it_was() {
+    let cluster = ControlPlane::start().await.unwrap();
+    let everything = || async {
+        let kinds = ["crd,ns,clusterroles,clusterrolebindings,apiservices", "-o", "name"];
+        cluster.kubectl(&[&["get"], &kinds[..]].concat()).await.unwrap()
+    };
+    let before = everything().await;
+    let kubeconfig = cluster.admin_kubeconfig();
+
+    let playground = Playground::new();
+    let (code, output) = playground.run(&["--kubeconfig", kubeconfig.to_str().unwrap(), "--jobs", "1"]).await;
+    assert_eq!(code, Some(0), "{output}");
+    let last: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["succeeded"], &last["lost"]), (&1.into(), &0.into()), "{output}");
+    assert_eq!(everything().await, before);
+    playground.assert_gone().await;
+
+    cluster.apply_crds(&product_crds().unwrap()).await.unwrap();
+    let (code, _) = playground.run(&["--kubeconfig", kubeconfig.to_str().unwrap(), "--jobs", "1"]).await;
+    assert_eq!(code, Some(1), "definitions that somebody may use are not touched");
+    assert!(everything().await.contains("runnerpools.miglet.dev"));
 }
 
 #[tokio::test]

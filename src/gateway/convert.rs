@@ -38,6 +38,7 @@ impl From<v1::Report> for Report {
             runner_version: cut(&report.runner_version, VERSION_LIMIT),
             settings_revision: cut(&report.settings_revision, ID_LIMIT),
             log_level: v1::LogLevel::try_from(report.log_level).ok().and_then(level),
+            ghost: report.ghost,
         }
     }
 }

@@ -64,6 +64,8 @@ pub struct Report {
     pub settings_revision: String,
     /// What it logs.
     pub log_level: Option<LogLevel>,
+    /// It says that its runner waits for ever: the job it was offered was gone, and its registration with it. A hint.
+    pub ghost: bool,
 }
 
 /// A job as the agent knows it: a hint, everything in it could be forged by the job.
@@ -167,6 +169,12 @@ impl Report {
         self.state == AgentState::Idle || (self.state <= AgentState::Ready && self.runner_name.is_empty())
     }
 
+    /// Whether its runner may be a ghost. Only for as long as no job has run: after that its word is a job's.
+    #[must_use]
+    pub fn haunted(&self) -> bool {
+        self.ghost && self.state == AgentState::Idle
+    }
+
     /// What is known after hearing `next`: the state never goes back, a job or an exit once reported stays.
     ///
     /// After a job started the VM is in the job's hands: a Busy that becomes Idle again would be a way to look unused.
@@ -188,6 +196,7 @@ impl Report {
             },
             settings_revision: next.settings_revision,
             log_level: next.log_level,
+            ghost: next.ghost,
         }
     }
 }

@@ -91,7 +91,12 @@ async fn delete(context: &Context, pool: &RunnerPool, removal: Removal) -> Resul
         Preconditions { uid: Some(vm.uid.clone()), resource_version: Some(vm.resource_version.clone()) };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     info!(vm = vm.name, reason = removal.reason, "VM is deleted");
+    // Before the call: its deletion wakes the VM's controller.
+    context.vm_memories.update(&vm.uid, |memory| memory.removed_for = Some(removal.reason));
     let result = context.kube("deleting a RunnerVM", vms(context, pool).delete(&vm.name, &params)).await;
+    if result.is_err() {
+        context.vm_memories.update(&vm.uid, |memory| memory.removed_for = None);
+    }
     match result {
         Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
         other => Ok(other.map(drop)?),

@@ -169,4 +169,4 @@ fn renew(view: &PoolView) -> Plan {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

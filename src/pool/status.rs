@@ -193,3 +193,6 @@ fn paused(view: &PoolView) -> Finding {
         Finding::new(PAUSED, false, "NotPaused", "")
     }
 }
+
+#[cfg(test)]
+mod tests;

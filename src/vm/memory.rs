@@ -88,6 +88,8 @@ pub struct Memory {
     pub orders: BTreeMap<Topic, Sent>,
     /// The user's id of the diagnostics that were kept, or given up.
     pub diagnostics_stored: Option<String>,
+    /// Why its pool deleted it: a deletion itself cannot carry a reason, and an annotation would be one more write.
+    pub removed_for: Option<&'static str>,
     /// What a VM that never called in had to say.
     pub last_words: Option<String>,
     /// Last trouble with the forge, in words.

@@ -159,4 +159,4 @@ pub fn until(deadline: Timestamp, now: Timestamp) -> Duration {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Why VMs end: the closed set of a metric's label.
-pub(super) const END_REASONS: [&str; 22] = [
+pub(super) const END_REASONS: [&str; 25] = [
     "JobCompleted",
     "RunnerExitedWithoutJob",
     "RunnerFailed",
@@ -39,6 +39,9 @@ pub(super) const END_REASONS: [&str; 22] = [
     "InstanceDown",
     "InstanceGone",
     "TerminateNow",
+    "ScaledDown",
+    "Outdated",
+    "PoolDeleted",
     "Deleted",
 ];
 const JOB_RESULTS: [&str; 7] = ["Succeeded", "SucceededWithIssues", "Failed", "Canceled", "Skipped", "Abandoned", LOST];

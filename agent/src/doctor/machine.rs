@@ -3,7 +3,12 @@
 use std::path::Path;
 
 use super::Finding;
-use crate::installation::{Installation, Installed, Linker, Origin, free_space};
+use crate::{
+    error::in_full,
+    firewall::MetadataAccess,
+    installation::{Installation, Installed, Linker, Origin, free_space},
+    machine::{Jobs, Systemd},
+};
 
 const GIB: u64 = 1024 * 1024 * 1024;
 
@@ -67,6 +72,21 @@ pub(super) fn user(must_be_root: bool) -> Finding {
         (0, _) => Finding::ok("user", found),
         (_, true) => Finding::failure("user", found, "run the agent, and this, as root"),
         (_, false) => Finding::warning("user", found, "run this as root, as the agent's unit does"),
+    }
+}
+
+/// Whether jobs get their own user and no cloud identity.
+pub(super) async fn jobs(machine: &Systemd, jobs: &Jobs) -> Finding {
+    match machine.could_confine(jobs).await {
+        Ok(account) => {
+            let access = match jobs.metadata_access {
+                MetadataAccess::Blocked => "kept from the metadata server",
+                MetadataAccess::Allowed => "with the instance's service account",
+            };
+            Finding::ok("jobs", format!("run as {} (user id {}), {access}", account.name, account.uid))
+        }
+        // Each says what to do itself.
+        Err(error) => Finding::failure("jobs", in_full(&error), ""),
     }
 }
 

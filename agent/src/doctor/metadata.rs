@@ -1,6 +1,6 @@
 //! The metadata server, and the clock against its Date header.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::Finding;
 use crate::{
@@ -39,12 +39,10 @@ pub(super) async fn examine(collected: &mut Collected) -> Vec<Finding> {
 fn skew(now_unix_ms: i64, date: Option<&str>) -> Finding {
     const ADVICE: &str =
         "start a time service (chrony with `server metadata.google.internal`): TLS and GitHub refuse a wrong clock";
-    let then =
-        date.and_then(|date| httpdate::parse_http_date(date).ok()).and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-    let Some(then) = then else {
+    let Some(ahead) = clock::seconds_ahead(now_unix_ms, date) else {
         return Finding::warning("clock", "the metadata server tells no time", "check the time by hand: `timedatectl`");
     };
-    let skew = Duration::from_millis(now_unix_ms.unsigned_abs()).abs_diff(then);
+    let skew = Duration::from_secs(ahead.unsigned_abs());
     let found = format!("{} s from the metadata server's", skew.as_secs());
     match skew {
         _ if skew > SKEW_LIMIT => Finding::failure("clock", found, ADVICE),

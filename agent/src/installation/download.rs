@@ -133,6 +133,8 @@ impl Download<'_> {
             }
             file.write_all(&bytes).await.map_err(self.failed())?;
         }
+        // The last write's error waits in the file for the next one, and syncing does not tell it.
+        file.flush().await.map_err(self.failed())?;
         file.sync_all().await.map_err(self.failed())
     }
 

@@ -8,9 +8,10 @@ use tracing::level_filters::LevelFilter;
 
 use super::{Collected, Key, Settings, SettingsError, Source};
 use crate::{
+    firewall::MetadataAccess,
     guards::{Guards, Thresholds},
     installation::{self, Installation, Sha256, Version, Wanted},
-    machine,
+    machine::{self, Jobs},
     paths::Paths,
     plan::Limits,
 };
@@ -54,6 +55,13 @@ impl Checker<'_> {
         }
         let wanted = self.wanted();
         Some(Installation { runner_dir: runner?, cache_dir: cache?, wanted })
+    }
+
+    fn jobs(&mut self) -> Option<Jobs> {
+        let user = self.take("runner-user", login);
+        let allow_root = self.take("runner-allow-root", truth);
+        let metadata_access = self.take("runner-metadata-access", |text| MetadataAccess::from_str(text, true));
+        Some(Jobs { user: user?, allow_root: allow_root?, metadata_access: metadata_access? })
     }
 
     fn limits(&mut self) -> Option<Limits> {
@@ -120,6 +128,22 @@ impl Collected {
         }
     }
 
+    /// Only who jobs run as: known from the start, for it depends on the machine alone. `None` where jobs run as the
+    /// agent itself.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn jobs(&self) -> Result<Option<Jobs>, SettingsError> {
+        let mut checker = Checker { collected: self, problems: self.problems.clone() };
+        let machine = checker.take("machine", |text| machine::Kind::from_str(text, true));
+        let jobs = checker.jobs();
+        if checker.problems.is_empty() {
+            Ok(jobs.filter(|_| machine == Some(machine::Kind::Systemd)))
+        } else {
+            Err(SettingsError::Invalid(checker.problems))
+        }
+    }
+
     fn checked(&self, checker: &mut Checker<'_>) -> Option<Settings> {
         let endpoint = checker.take("endpoint", endpoint);
         let ca = checker.take("ca", certificates);
@@ -127,6 +151,7 @@ impl Collected {
         let installation = checker.installation();
         let paths = checker.paths(installation.as_ref().map(|installation| installation.runner_dir.clone()));
         let machine = checker.take("machine", |text| machine::Kind::from_str(text, true));
+        let jobs = checker.jobs();
         let heartbeat = checker.take("heartbeat-seconds", seconds);
         let limits = checker.limits();
         let maximum_lifetime = checker.take("maximum-lifetime-seconds", period);
@@ -141,6 +166,7 @@ impl Collected {
             paths: paths?,
             installation: installation?,
             machine: machine?,
+            jobs: jobs?,
             heartbeat: heartbeat?,
             limits: limits?,
             maximum_lifetime: maximum_lifetime?,
@@ -179,6 +205,17 @@ fn certificates(text: &str) -> Result<String, String> {
 fn word(text: &str) -> Result<String, String> {
     let sound = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
     if sound { Ok(text.to_owned()) } else { Err(format!("{text:?} is not one word")) }
+}
+
+/// As useradd takes it, and no number: that would be another user's id.
+fn login(text: &str) -> Result<String, String> {
+    let tail = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
+    let sound = text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') && text.chars().all(tail);
+    if sound && text.len() <= 32 { Ok(text.to_owned()) } else { Err(format!("{text:?} is no user name")) }
+}
+
+fn truth(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

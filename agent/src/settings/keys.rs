@@ -134,6 +134,19 @@ pub const KEYS: &[Key] = &[
     key("data-dir", From::File, Some("/var/lib/miglet"), "What the runner may read: its hooks."),
     key("machine", From::File, Some("process"), "What powers off: process (the agent just ends) or systemd."),
     key(
+        "runner-user",
+        From::File,
+        Some("runner"),
+        "Who jobs run as where machine is systemd, made when missing; its groups are kept. Else it is the agent's user.",
+    ),
+    key("runner-allow-root", From::File, Some("false"), "Whether runner-user may be root: true or false."),
+    key(
+        "runner-metadata-access",
+        From::Metadata,
+        Some("blocked"),
+        "Whether jobs reach the metadata server, and so the instance's service account: blocked or allowed.",
+    ),
+    key(
         "heartbeat-seconds",
         From::Metadata,
         Some("15"),

@@ -1,10 +1,13 @@
 //! Ends whatever a runner leaves behind. The shim is a subreaper, so every orphan below it becomes its child: killing
-//! children until none is left ends them all, whatever session or group they fled to.
+//! children until none is left ends them all, whatever session or group they fled to. Where the job has a cgroup, that
+//! is killed as a whole as well.
 
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use tokio::time::{Instant, sleep};
+
+use super::cgroup::Cgroup;
 
 /// A process in an uninterruptible wait cannot be waited for longer than this.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -26,13 +29,16 @@ fn exit_code(status: WaitStatus) -> i32 {
     status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(-1)
 }
 
-/// Kills everything below this process and waits until it is gone, for a bounded time.
-pub(super) async fn kill_all() {
+/// Kills everything below this process, and everything in the job's cgroup, and waits until it is gone, for a bounded
+/// time.
+pub(super) async fn kill_all(cgroup: Option<&Cgroup>) {
     let deadline = Instant::now() + DEADLINE;
     loop {
+        // First, because it is atomic: nothing forks its way out of it.
+        let empty = cgroup.is_none_or(Cgroup::kill);
         reap(None);
         let children = children();
-        if children.is_empty() || Instant::now() > deadline {
+        if (children.is_empty() && empty) || Instant::now() > deadline {
             return;
         }
         for child in children {

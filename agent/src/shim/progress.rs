@@ -42,6 +42,11 @@ impl Progress {
         runner
     }
 
+    /// How far it has come.
+    pub(crate) fn phase(&self) -> Phase {
+        self.runner.phase
+    }
+
     /// Changes what the lines do not tell: process ids, the exit.
     pub(crate) fn edit(&mut self, change: impl FnOnce(&mut Runner)) {
         change(&mut self.runner);

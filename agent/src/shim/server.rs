@@ -55,7 +55,7 @@ pub(super) fn serve_agents(
     let (serving, served) = mpsc::channel(1);
     let accepting = tokio::spawn(async move {
         loop {
-            let Some(stream) = accept(&listener).await else { continue };
+            let Some(stream) = accept(&listener, None).await else { continue };
             let (snapshots, orders, serving) = (snapshots.clone(), orders.clone(), serving.clone());
             tokio::spawn(async move {
                 // The agent went away: it will come back.
@@ -98,11 +98,12 @@ async fn serve_agent(
 }
 
 /// Opens the hooks' socket. One after the other, each within half a second: a job that floods it costs its own time.
-pub(super) fn serve_hooks(path: &Path, shared: Shared) -> io::Result<JoinHandle<()>> {
+pub(super) fn serve_hooks(path: &Path, uid: Option<u32>, shared: Shared) -> io::Result<JoinHandle<()>> {
     let listener = listen(path)?;
+    std::os::unix::fs::chown(path, uid, None)?;
     Ok(tokio::spawn(async move {
         loop {
-            let Some(mut stream) = accept(&listener).await else { continue };
+            let Some(mut stream) = accept(&listener, uid).await else { continue };
             if let Ok(Some(message)) = timeout(HOOK_DEADLINE, read_hook(&mut stream)).await {
                 shared.identify(message.job);
             }
@@ -117,20 +118,20 @@ async fn read_hook(stream: &mut UnixStream) -> Option<hook::Message> {
 }
 
 /// A fresh socket, for this user only.
-fn listen(path: &Path) -> io::Result<UnixListener> {
+pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => UnixListener::bind(path),
     }
 }
 
-/// The next connection from a process of this very user; the runner runs as the same one.
-async fn accept(listener: &UnixListener) -> Option<UnixStream> {
+/// The next connection from a process of this very user, or of that other one.
+pub(super) async fn accept(listener: &UnixListener, other: Option<u32>) -> Option<UnixStream> {
     let Ok((stream, _)) = listener.accept().await else {
         // Out of descriptors: not in a busy loop.
         sleep(Duration::from_millis(50)).await;
         return None;
     };
     let uid = stream.peer_cred().ok()?.uid();
-    (uid == rustix::process::geteuid().as_raw()).then_some(stream)
+    (uid == rustix::process::geteuid().as_raw() || Some(uid) == other).then_some(stream)
 }

@@ -11,11 +11,13 @@ use tokio::{
     signal::unix::{self, SignalKind},
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
 use super::{
     Order,
+    confinement::Confinement,
+    ghost,
     leftovers::{kill_all, reap},
     listener,
     progress::Progress,
@@ -64,6 +66,10 @@ impl Shared {
         self.with(|p| p.snapshot())
     }
 
+    fn phase(&self) -> Phase {
+        self.with(|p| p.phase())
+    }
+
     fn edit(&self, change: impl FnOnce(&mut Runner)) {
         self.with(|p| p.edit(change));
     }
@@ -77,6 +83,7 @@ impl Shared {
 pub(super) struct Supervision {
     paths: Paths,
     shared: Shared,
+    confinement: Confinement,
     publish: watch::Sender<Runner>,
     orders: mpsc::Receiver<Order>,
     children: unix::Signal,
@@ -90,13 +97,14 @@ impl Supervision {
     pub(super) fn new(
         paths: Paths,
         shared: Shared,
+        confinement: Confinement,
         publish: watch::Sender<Runner>,
         orders: mpsc::Receiver<Order>,
     ) -> std::io::Result<Self> {
         let children = unix::signal(SignalKind::child())?;
         let terminate = unix::signal(SignalKind::terminate())?;
         let (listener, interrupted, kill_at) = (None, false, None);
-        Ok(Self { paths, shared, publish, orders, children, terminate, listener, interrupted, kill_at })
+        Ok(Self { paths, shared, confinement, publish, orders, children, terminate, listener, interrupted, kill_at })
     }
 
     /// Runs the listener until there is nothing more to run, and writes down how it ended.
@@ -105,7 +113,7 @@ impl Supervision {
             Some(jit) => self.supervise(&jit).await,
             None => failure("the registration never arrived: the agent ended while it handed it over"),
         };
-        kill_all().await;
+        kill_all(self.confinement.cgroup.as_ref()).await;
         self.shared.edit(|runner| {
             runner.phase = Phase::Exited;
             runner.exit = Some(end);
@@ -136,7 +144,7 @@ impl Supervision {
 
     /// One life of the listener; its exit code.
     async fn run_once(&mut self, jit: &SecretString) -> std::io::Result<i32> {
-        let mut child = listener::start(&self.paths, jit)?;
+        let mut child = listener::start(&self.paths, &self.confinement, jit)?;
         let readers = listener::read(&mut child, &self.shared)?;
         let pid = child.id().cast_signed();
         self.listener = Process::of(pid);
@@ -147,7 +155,7 @@ impl Supervision {
         self.listener = None;
         // An update script outlives the listener on purpose; nothing else may.
         if !matches!(code, 3 | 4) {
-            kill_all().await;
+            kill_all(self.confinement.cgroup.as_ref()).await;
         }
         read_out(readers).await;
         self.tell();
@@ -155,6 +163,9 @@ impl Supervision {
     }
 
     async fn wait(&mut self, listener: Option<Pid>) -> i32 {
+        let mut log = ghost::Log::new(&self.paths.runner);
+        let mut looks = interval(ghost::PERIOD);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Some(code) = reap(listener) {
                 return code;
@@ -165,6 +176,12 @@ impl Supervision {
                 order = self.orders.recv() => self.obey(order).await,
                 _ = self.terminate.recv() => self.interrupt(),
                 () = at(self.kill_at) => self.kill(),
+                _ = looks.tick(), if self.shared.phase() == Phase::Listening => {
+                    if log.tells_of_a_ghost() {
+                        self.shared.edit(|runner| runner.ghost = true);
+                        self.tell();
+                    }
+                }
             }
         }
     }

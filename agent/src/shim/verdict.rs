@@ -5,7 +5,11 @@
 //! | 0 | done, or stopped, or removed while idle | the end |
 //! | 2 | an unexpected error, worth another try | again with backoff, only if no job was seen, at most 5 times |
 //! | 3, 4 | replaced by its own update | wait for `update.finished`, then again; not once a job was seen |
-//! | anything else | terminal | the end, failed |
+//! | 1 | its registration, settings or clock are refused | the end, failed |
+//! | 5 | another listener held its session for 4 minutes | the end, failed |
+//! | 7 | its version is refused (told apart from 1 because we ask for it) | the end, failed |
+//! | 100 to 105 | a job's result, where the image asks for such codes | the end, with the job |
+//! | anything else | a signal, or unknown | the end, failed |
 //!
 //! The registration is consumed when a job is assigned, so after a job another start can only fail.
 
@@ -13,7 +17,8 @@ use std::time::Duration;
 
 use crate::runner::{Exit, ExitKind, Job, Runner, TEXT_LIMIT, clean};
 
-/// Retryable exits in a row before the runner counts as failed.
+/// Retryable exits before the runner counts as failed. They are not forgiven after a while: a machine whose idle runner
+/// stumbles this often is better replaced.
 const RETRY_LIMIT: u32 = 5;
 
 /// What the shim does next.
@@ -59,6 +64,7 @@ fn kind(run: Run, job: Option<&Job>) -> ExitKind {
         (0, Some(_)) => ExitKind::JobDone,
         // An ephemeral runner may stumble, or leave for its update, after its one job: the job is done all the same.
         (2..=4, Some(Job { result: Some(_), .. })) => ExitKind::JobDone,
+        (100..=105, Some(_)) => ExitKind::JobDone,
         (0, None) => ExitKind::WithoutJob,
         // Stopped by us before it could handle the signal: 128 + SIGINT.
         (130, None) if run.interrupted => ExitKind::WithoutJob,
@@ -70,7 +76,20 @@ fn detail(run: Run, runner: &Runner) -> String {
     let tail: Vec<&str> = runner.lines.iter().rev().take(3).rev().map(String::as_str).collect();
     let said =
         if tail.is_empty() { "it said nothing".to_owned() } else { format!("its last lines: {}", tail.join(" | ")) };
-    clean(&format!("the listener ended with code {}; {said}", run.code), TEXT_LIMIT * 4)
+    clean(&format!("the listener ended with code {}{}; {said}", run.code, meaning(run)), TEXT_LIMIT * 4)
+}
+
+/// What the code means, where it means one thing.
+fn meaning(run: Run) -> String {
+    match (run.code, run.retries) {
+        (2, retries) if retries > 0 => format!(" for the {}th time", retries + 1),
+        (3 | 4, _) => ": its update of itself came to no end".to_owned(),
+        (5, _) => ": another listener holds its session".to_owned(),
+        (7, _) => ": GitHub no longer accepts this version of the runner".to_owned(),
+        // 128 + signal, up to the last real-time one.
+        (129..=192, _) => format!(": killed by signal {}", run.code - 128),
+        _ => String::new(),
+    }
 }
 
 #[cfg(test)]
@@ -120,6 +139,33 @@ mod tests {
         let stopped = |code| Run { interrupted: true, ..run(code) };
         assert_eq!(ended(stopped(2), &Runner::default()), ExitKind::Failed);
         assert_eq!(ended(stopped(130), &Runner::default()), ExitKind::WithoutJob);
+    }
+
+    #[test]
+    fn codes_that_ask_for_a_job_result_are_an_end_with_a_job() {
+        assert_eq!(ended(run(102), &with_job(None)), ExitKind::JobDone);
+        assert_eq!(ended(run(100), &Runner::default()), ExitKind::Failed);
+        assert_eq!(ended(run(106), &with_job(None)), ExitKind::Failed);
+    }
+
+    #[test]
+    fn a_failure_says_what_its_code_means() {
+        let said = |code, retries| {
+            let run = Run { retries, interrupted: true, ..run(code) };
+            let Verdict::End(exit) = verdict(run, &Runner::default()) else { panic!("an end") };
+            exit.detail.split_once("; ").expect("two parts").0.to_owned()
+        };
+        for (code, retries, meaning) in [
+            (1, 0, "the listener ended with code 1"),
+            (2, 0, "the listener ended with code 2"),
+            (2, 5, "the listener ended with code 2 for the 6th time"),
+            (4, 0, "the listener ended with code 4: its update of itself came to no end"),
+            (5, 0, "the listener ended with code 5: another listener holds its session"),
+            (7, 0, "the listener ended with code 7: GitHub no longer accepts this version of the runner"),
+            (137, 0, "the listener ended with code 137: killed by signal 9"),
+        ] {
+            assert_eq!(said(code, retries), meaning);
+        }
     }
 
     #[test]

@@ -7,51 +7,63 @@
 use std::{
     io,
     path::PathBuf,
-    process::Stdio,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use rustix::process::Signal;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
-    process::Command,
     sync::{mpsc, watch},
     time::{Instant, sleep, timeout},
 };
 
 use super::{Launch, Registration, Supervisor, SupervisorError};
-use crate::{lines::Lines, paths::Paths, record, runner::Runner, shim::Order};
+use crate::{
+    durable,
+    error::in_full,
+    lines::Lines,
+    machine::{Jobs, Machine},
+    paths::Paths,
+    record,
+    runner::Runner,
+    settings::Settings,
+    shim::{Assignment, Order},
+};
 
 /// Between two looks at a shim that does not answer.
 const RETRY: Duration = Duration::from_millis(50);
 /// A shim writes its first record within milliseconds of its start.
 const FIRST_RECORD_DEADLINE: Duration = Duration::from_secs(5);
+/// A shim takes its registration as soon as it runs.
+const HANDOVER_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the runner may take to die when the machine goes off.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
 /// A snapshot holds a dozen short lines.
 const SNAPSHOT_LIMIT: usize = 128 * 1024;
 
 /// Runs the runner under `miglet shim`.
-#[derive(Debug)]
 pub struct Shim {
     paths: Paths,
     program: PathBuf,
+    jobs: Jobs,
+    machine: Arc<dyn Machine>,
     publish: watch::Sender<Option<Runner>>,
     orders: mpsc::Sender<Order>,
     unfollowed: Mutex<Option<mpsc::Receiver<Order>>>,
 }
 
 impl Shim {
-    /// `program` is the `miglet` executable.
+    /// The one of this machine.
     #[must_use]
-    pub fn new(paths: Paths, program: PathBuf) -> Self {
+    pub fn new(settings: &Settings, machine: Arc<dyn Machine>) -> Self {
         let (orders, receiver) = mpsc::channel(8);
+        let (paths, program, jobs) = (settings.paths.clone(), settings.program.clone(), settings.jobs.clone());
         let publish = watch::channel(None).0;
-        Self { paths, program, publish, orders, unfollowed: Mutex::new(Some(receiver)) }
+        Self { paths, program, jobs, machine, publish, orders, unfollowed: Mutex::new(Some(receiver)) }
     }
 
     /// Follows the one shim there is, for as long as it lives.
@@ -62,16 +74,32 @@ impl Shim {
         }
     }
 
-    fn command(&self, registration: &Registration) -> io::Result<Command> {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.paths.state.join("shim.log"))?;
-        let mut command = Command::new(&self.program);
-        command.arg("shim");
-        command.arg("--state-dir").arg(&self.paths.state).arg("--data-dir").arg(&self.paths.data);
-        command.arg("--runner-dir").arg(&registration.runner.dir);
-        command.arg("--command-id").arg(&registration.command_id).arg("--runner-name").arg(&registration.runner_name);
-        // Not the agent's pipes: they die with it.
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::from(log));
-        Ok(command)
+    fn assign(&self, registration: &Registration) -> io::Result<()> {
+        let assignment = Assignment {
+            registration: registration.clone(),
+            data_dir: self.paths.data.clone(),
+            runner_dir: registration.runner.dir.clone(),
+            user: self.machine.runner_user(&self.jobs).map(str::to_owned),
+        };
+        durable::write(&self.paths.assignment(), &serde_json::to_vec(&assignment)?)
+    }
+
+    /// As soon as the shim takes it.
+    async fn hand_over(&self, jit_config: &SecretString) -> io::Result<()> {
+        let socket = self.paths.handover_socket();
+        let mut stream = loop {
+            if let Ok(stream) = UnixStream::connect(&socket).await {
+                break stream;
+            }
+            // It gave up before it could take anything.
+            if let Ok(Some(Runner { exit: Some(exit), .. })) = record::read(&self.paths.runner_record()) {
+                return Err(io::Error::other(exit.detail));
+            }
+            sleep(RETRY).await;
+        };
+        stream.write_all(jit_config.expose_secret().as_bytes()).await?;
+        stream.write_all(b"\n").await?;
+        stream.shutdown().await
     }
 }
 
@@ -83,21 +111,13 @@ impl Supervisor for Shim {
 
     async fn start(&self, launch: Launch) -> Result<(), SupervisorError> {
         let failed = |action| move |source| SupervisorError { action, source };
-        let mut command = self.command(&launch.registration).map_err(failed("open the supervisor's log"))?;
-        let mut child = command.spawn().map_err(failed("start the runner's supervisor"))?;
-        let stdin = child.stdin.take();
-        tokio::spawn(async move { child.wait().await });
+        self.assign(&launch.registration).map_err(failed("tell the runner's supervisor its work"))?;
+        let started = self.machine.start_shim(&self.program, &self.paths.state).await;
+        started.map_err(|error| failed("run the runner")(io::Error::other(in_full(&error))))?;
         self.follow(launch.registration);
-        let mut stdin = stdin
-            .ok_or(SupervisorError { action: "reach the supervisor", source: io::ErrorKind::BrokenPipe.into() })?;
-        let hand_over = failed("hand the registration to the runner's supervisor");
-        let secret = launch.jit_config.expose_secret().as_bytes();
-        let written = timeout(KILL_DEADLINE, async {
-            stdin.write_all(secret).await?;
-            stdin.write_all(b"\n").await?;
-            stdin.shutdown().await
-        });
-        written.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(hand_over)
+        let handed = timeout(HANDOVER_DEADLINE, self.hand_over(&launch.jit_config)).await;
+        let handed = handed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        handed.map_err(failed("hand the registration to the runner's supervisor"))
     }
 
     async fn resume(&self, registration: Registration) {
@@ -146,6 +166,9 @@ impl Follower {
                 // However the connection ended, the record tells what is.
                 self.relay(stream).await.ok();
             }
+            if self.publish.borrow().as_ref().is_some_and(|runner| runner.exit.is_some()) {
+                return;
+            }
             match record::read(&self.paths.runner_record()) {
                 Ok(Some(runner)) if runner.exit.is_some() => return self.tell(runner),
                 Ok(Some(runner)) if runner.shim.is_some_and(|shim| !shim.is_alive()) => {
@@ -153,7 +176,7 @@ impl Follower {
                 }
                 Ok(Some(_)) => {}
                 Ok(None) if begun.elapsed() < FIRST_RECORD_DEADLINE => {}
-                Ok(None) => return self.tell(self.unstarted().failed("the runner was never started")),
+                Ok(None) => return self.tell(self.unstarted().failed(&self.last_words())),
                 Err(error) => {
                     tracing::warn!(%error, "cannot read the runner's record");
                     if begun.elapsed() > FIRST_RECORD_DEADLINE {
@@ -200,13 +223,24 @@ impl Follower {
         }
     }
 
+    /// What a shim that left no record said last.
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(self.paths.shim_log()).unwrap_or_default();
+        let last = log.lines().next_back().map(|line| format!(": {line}")).unwrap_or_default();
+        format!("the runner was never started{last}")
+    }
+
     fn unstarted(&self) -> Runner {
         let Registration { command_id, runner_name, .. } = self.registration.clone();
         Runner { command_id, name: runner_name, ..Runner::default() }
     }
 
+    /// Never anything after an end: where the disk is full, the record is older than what the socket said.
     fn tell(&self, runner: Runner) {
         self.publish.send_if_modified(|current| {
+            if current.as_ref().is_some_and(|known| known.exit.is_some()) {
+                return false;
+            }
             let changed = current.as_ref() != Some(&runner);
             *current = Some(runner);
             changed

@@ -11,7 +11,7 @@ use tokio::{net::TcpListener, process::Command, task::JoinHandle};
 use crate::{
     JIT,
     operator::Session,
-    world::{RUNNER, World},
+    world::{RUNNER, World, eventually},
 };
 
 /// Serves the archive once it has one.
@@ -133,6 +133,34 @@ async fn install_makes_an_image_before_anything_else_is_known() {
     assert!(code == Some(0) && text.contains("installed before"), "{text}");
     let (_, text) = output(world.command("config")).await;
     assert!(text.contains("/runner?…") && !text.contains("5ecret"), "{text}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_waited_out() {
+    let (world, bucket) = (World::new(RUNNER).await, Bucket::new().await);
+    configured(&world, &bucket);
+    bucket.fill();
+    std::fs::create_dir(world.cache_dir()).unwrap();
+    let sha256 = Sha256::of(&digest::digest(&digest::SHA256, &packed())).unwrap();
+    let part = world.cache_dir().join(format!("{sha256}.part"));
+    std::os::unix::fs::symlink("/dev/full", &part).unwrap();
+    let mut operator = world.operator().await;
+    let _agent = world.agent(&operator);
+    eventually("told", || world.told(&format!("could not write {}: No space left on device", part.display()))).await;
+    std::fs::remove_file(part).unwrap();
+    operator.session().await.until_state(AgentState::Ready).await;
+}
+
+#[tokio::test]
+async fn a_cache_that_cannot_be_written_is_named() {
+    let (world, bucket) = (World::new(RUNNER).await, Bucket::new().await);
+    configured(&world, &bucket);
+    bucket.fill();
+    let mut command = world.command("install");
+    // Nobody can make a file there, root neither.
+    command.args(["--cache-dir", "/sys/kernel/miglet"]);
+    let (code, text) = output(command).await;
+    assert!(code == Some(1) && text.contains("could not use the cache /sys/kernel/miglet: "), "{text}");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    ops::Range,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
@@ -47,11 +48,18 @@ pub(crate) struct Identity {
 
 impl Identity {
     pub(crate) fn new() -> Self {
+        Self::valid(2020..2100)
+    }
+
+    /// One whose gateway has a certificate for these years.
+    pub(crate) fn valid(years: Range<i32>) -> Self {
         let mut params = CertificateParams::new(vec![]).expect("params");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("key")).expect("ca");
         let key = KeyPair::generate().expect("key");
-        let params = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).expect("params");
+        let mut params = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).expect("params");
+        (params.not_before, params.not_after) =
+            (rcgen::date_time_ymd(years.start, 1, 1), rcgen::date_time_ymd(years.end, 1, 1));
         let certificate = params.signed_by(&key, &ca).expect("certificate");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider.clone())
@@ -141,7 +149,10 @@ impl Drop for Operator {
 impl Session {
     pub(crate) async fn send(&self, id: &str, command: Wanted) {
         let command = Command { id: id.into(), command: Some(command) };
-        let message = OperatorMessage { message: Some(operator_message::Message::Command(command)) };
+        self.send_raw(OperatorMessage { message: Some(operator_message::Message::Command(command)) }).await;
+    }
+
+    pub(crate) async fn send_raw(&self, message: OperatorMessage) {
         self.outgoing.send(Ok(message)).await.expect("session is open");
     }
 

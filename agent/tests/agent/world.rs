@@ -10,8 +10,10 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::{Query, Request, State},
     http::{HeaderMap, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
     routing::{get, put},
 };
 use miglet_agent::{paths::Paths, record, runner::Runner};
@@ -24,12 +26,25 @@ use tokio::{
 
 use crate::operator::{Identity, Operator, PATIENCE};
 
+/// What is wrong with the metadata server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Trouble {
+    Status(u16),
+    /// Something that is neither what was asked for nor text.
+    Garbage,
+    /// More than anything there can be.
+    Endless,
+    /// No answer.
+    Silence,
+}
+
 /// What the metadata server was asked and told.
 #[derive(Clone, Default)]
 pub(crate) struct Metadata {
     pub(crate) attributes: Arc<Mutex<HashMap<String, String>>>,
     pub(crate) audiences: Arc<Mutex<Vec<String>>>,
     pub(crate) statuses: Arc<Mutex<Vec<String>>>,
+    pub(crate) trouble: Arc<Mutex<Option<Trouble>>>,
     /// What it takes the time for, instead of the time.
     pub(crate) date: Arc<Mutex<Option<String>>>,
 }
@@ -42,10 +57,22 @@ impl Metadata {
             .route(&format!("{base}/service-accounts/default/identity"), get(identity))
             .route(&format!("{base}/id"), get(id))
             .route(&format!("{base}/guest-attributes/miglet/status"), put(status))
+            .layer(axum::middleware::from_fn_with_state(self.clone(), troubled))
             .with_state(self);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
         let host = listener.local_addr().expect("address").to_string();
         (host, tokio::spawn(async move { axum::serve(listener, router).await.expect("served") }))
+    }
+}
+
+async fn troubled(State(m): State<Metadata>, request: Request, next: Next) -> Response {
+    let trouble = *m.trouble.lock().expect("lock");
+    match trouble {
+        None => next.run(request).await,
+        Some(Trouble::Status(status)) => StatusCode::from_u16(status).expect("status").into_response(),
+        Some(Trouble::Garbage) => vec![b'{', 0xff, 0, b'"'].into_response(),
+        Some(Trouble::Endless) => vec![b' '; 2 * 1024 * 1024].into_response(),
+        Some(Trouble::Silence) => std::future::pending().await,
     }
 }
 
@@ -146,7 +173,29 @@ impl World {
 
     pub(crate) fn agent(&self, operator: &Operator) -> Child {
         self.introduce(operator);
+        self.spawn()
+    }
+
+    /// An agent that knows what the metadata server says.
+    pub(crate) fn spawn(&self) -> Child {
         self.command("run").stderr(self.log()).kill_on_drop(true).spawn().expect("agent starts")
+    }
+
+    /// One that may leave core files in the machine's directory, as far as its user is concerned.
+    pub(crate) fn dumping(&self) -> Command {
+        let mut command = self.command("run");
+        let program = command.as_std().get_program().to_owned();
+        let environment: Vec<_> = command.as_std().get_envs().map(|(k, v)| (k.to_owned(), v.map(Into::into))).collect();
+        command = Command::new("sh");
+        command.args(["-c", "ulimit -c unlimited; exec \"$0\" run"]).arg(program).current_dir(self.dir.path());
+        for (name, value) in environment {
+            match value {
+                Some(value) => command.env::<_, std::ffi::OsString>(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.stdin(Stdio::null()).stderr(self.log()).kill_on_drop(true);
+        command
     }
 
     pub(crate) fn command(&self, subcommand: &str) -> Command {
@@ -170,6 +219,17 @@ impl World {
     /// Empty until a test writes it.
     pub(crate) fn config_file(&self) -> PathBuf {
         self.dir.path().join("config.yaml")
+    }
+
+    /// What the agents logged.
+    pub(crate) fn log_lines(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        log.lines().map(str::to_owned).collect()
+    }
+
+    /// Whether the metadata server was told this.
+    pub(crate) fn told(&self, text: &str) -> bool {
+        self.metadata.statuses.lock().expect("lock").iter().any(|status| status.contains(text))
     }
 
     fn log(&self) -> std::fs::File {
@@ -220,4 +280,11 @@ pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
 pub(crate) fn kill(child: &Child, signal: Signal) {
     let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("running");
     rustix::process::kill_process(pid, signal).expect("signalled");
+}
+
+/// The most memory a process ever had.
+pub(crate) fn peak_kb(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a figure");
+    peak.trim().trim_end_matches(" kB").parse().expect("a number")
 }

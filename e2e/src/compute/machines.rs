@@ -31,6 +31,11 @@ pub trait Machines: Send + Sync {
 
     /// Cuts the power of every machine, at once and for good: nothing boots after this.
     fn power_off_all(&self) {}
+
+    /// The address by which a machine reaches what listens on this host's loopback.
+    fn host(&self) -> &'static str {
+        "127.0.0.1"
+    }
 }
 
 /// A machine that was booted; dropping it cuts its power.

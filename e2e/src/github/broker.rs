@@ -15,6 +15,9 @@ use uuid::Uuid;
 use super::{Shared, job::JobStatus, scope::Scope, state};
 use crate::runner::wire::{Message, Opening, Order, Outcome, Session};
 
+/// The assertion a runner signs is not valid beyond this.
+const CLOCK_TOLERANCE_SECONDS: u64 = 300;
+
 /// Routes below `/_runner`.
 pub(crate) fn routes(shared: Arc<Shared>) -> Router {
     Router::new()
@@ -35,6 +38,9 @@ async fn open(State(shared): State<Arc<Shared>>, headers: HeaderMap, Json(openin
     let Some(runner) = state.runners.values().find(|r| r.client == client && r.secret == secret) else {
         return StatusCode::UNAUTHORIZED.into_response();
     };
+    if opening.unix_seconds.abs_diff(shared.clock.seconds()) > CLOCK_TOLERANCE_SECONDS {
+        return StatusCode::PRECONDITION_FAILED.into_response();
+    }
     if state.deprecated {
         return StatusCode::UPGRADE_REQUIRED.into_response();
     }

@@ -106,7 +106,6 @@ impl Stage {
 
     async fn leave(&self) -> Result<(), Trouble> {
         if let Some(world) = &self.world {
-            say("cleaning up the cluster");
             delete_pool(world).await?;
             world.leave_cluster().await?;
         }

@@ -119,6 +119,13 @@ fn explain(refused: Refused) -> u8 {
             );
             exit::TERMINATED
         }
+        Refused::Clock => {
+            terminal::error(
+                "The local machine's clock may be out of sync with the server time by more than five minutes. Please \
+                 sync your clock with your domain or internet time and try again.",
+            );
+            exit::TERMINATED
+        }
         Refused::Deprecated => {
             let text = format!("Runner version v{VERSION} is deprecated and cannot receive messages.");
             terminal::error(&format!("An error occured: {text}"));
@@ -142,6 +149,11 @@ impl Listener<'_> {
                         terminal::line("The runner no longer exists on the server. Cleaning up local configuration.");
                         files::forget_configuration(self.root);
                         return exit::SUCCESS;
+                    }
+                    Event::Nonsense => {
+                        terminal::error("An error occurred: Unexpected character encountered while parsing value: n.");
+                        self.leave().await;
+                        return exit::RETRYABLE;
                     }
                     Event::Message(Message::Job(id)) => if let Some(order) = self.acquire(id).await {
                         return self.work(order, polling).await;

@@ -4,7 +4,7 @@
 //! session, poll for messages, acquire a job, complete it, delete the session.
 //!
 //! ```text
-//!   POST   /_runner/sessions                  201 Session | 401 registration unknown | 409 Conflict | 426 deprecated
+//!   POST   /_runner/sessions                  201 Session | 401 registration unknown | 409 Conflict | 412 clock | 426 deprecated
 //!   GET    /_runner/sessions/S/messages       200 Message | 202 nothing yet | 404 the runner is gone
 //!   DELETE /_runner/sessions/S                204
 //!   POST   /_runner/sessions/S/jobs/N/acquire 200 Order | 404 not yours (any more)
@@ -20,6 +20,8 @@ pub struct Opening {
     pub version: String,
     /// `linux`, as the REST API shows it.
     pub os: String,
+    /// Its clock.
+    pub unix_seconds: i64,
 }
 
 /// An open session.

@@ -24,7 +24,8 @@ pub(crate) fn make(folder: &Path) -> io::Result<Keys> {
     let authority_certificate = authority.self_signed(&authority_key).map_err(failed)?;
     let issuer = Issuer::new(authority, authority_key);
     let key = KeyPair::generate().map_err(failed)?;
-    let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+    // Loopback, and loopback as VMs reach it.
+    let names = ["127.0.0.1", "localhost", crate::vm::HOST].map(str::to_owned);
     let certificate = CertificateParams::new(names).map_err(failed)?.signed_by(&key, &issuer).map_err(failed)?;
     let keys =
         Keys { certificate: folder.join("tls.crt"), key: folder.join("tls.key"), ca: authority_certificate.pem() };

@@ -12,11 +12,11 @@ use crate::{
 
 const RETRY: Duration = Duration::from_secs(30);
 
-fn now() -> Timestamp {
+pub(in crate::pool) fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).expect("a time")
 }
 
-fn pool(replicas: i32, max: i32, paused: bool) -> RunnerPool {
+pub(in crate::pool) fn pool(replicas: i32, max: i32, paused: bool) -> RunnerPool {
     serde_json::from_value(json!({
         "apiVersion": "miglet.dev/v1alpha1", "kind": "RunnerPool",
         "metadata": {"name": "linux", "namespace": "ci", "uid": "pool"},
@@ -29,11 +29,11 @@ fn pool(replicas: i32, max: i32, paused: bool) -> RunnerPool {
     .expect("a pool")
 }
 
-fn no_offer() -> Offered {
+pub(in crate::pool) fn no_offer() -> Offered {
     Offered::Unknown { reason: "NotAsked".into(), message: String::new() }
 }
 
-fn vm(number: usize, phase: Phase, leaving: bool, outdated: bool) -> VmFact {
+pub(in crate::pool) fn vm(number: usize, phase: Phase, leaving: bool, outdated: bool) -> VmFact {
     VmFact {
         name: format!("linux-{number}"),
         uid: number.to_string(),
@@ -50,7 +50,7 @@ fn vm(number: usize, phase: Phase, leaving: bool, outdated: bool) -> VmFact {
     }
 }
 
-fn group(index: usize, good: bool, backs_off: bool, size: usize) -> GroupFact {
+pub(in crate::pool) fn group(index: usize, good: bool, backs_off: bool, size: usize) -> GroupFact {
     let settings =
         if good { Check::Good } else { Check::Bad { reason: "AutoscalerOn".into(), message: String::new() } };
     let back_off = backs_off.then(|| BackOff {

@@ -121,7 +121,7 @@ pub(super) fn corroborated(view: &VmView, not_found: Timestamp, now: Timestamp, 
     let exited = agent.report.exit.is_some();
     let idle = agent.idle_since.is_some_and(|since| agent.last_heard >= later(since, timing.idle_sighting));
     // A living runner is at stake: GitHub must have shown the scope after its 404, not only shortly before.
-    let idle = idle && agent.report.jobless() && seen >= not_found;
+    let idle = (idle && agent.report.jobless() || agent.report.haunted()) && seen >= not_found;
     visible && (proven || exited || idle)
 }
 
@@ -246,10 +246,13 @@ pub(super) fn clear_name(view: &VmView, name: String, now: Timestamp, timing: &T
 /// Idle or busy, or about to be: look at GitHub when somebody is missing, and keep the deadlines.
 fn watching(view: &VmView, requested: Timestamp, now: Timestamp, timing: &Timing) -> Plan {
     let runner_id = view.status().runner.and_then(|runner| runner.id);
-    let doubtful = silent(view, now) || view.memory.suspected;
+    let haunted = view.agent.as_ref().is_some_and(|agent| agent.report.haunted());
+    let doubtful = silent(view, now) || view.memory.suspected || haunted;
     if let (Some(id), true, Access::Usable { seen }) = (runner_id, doubtful, &view.access) {
         // The longer it is silent the less a look is likely to bring: a hundred silent agents are no flood of calls.
+        // A ghost's word is worth a look now and then.
         let pause = timing.poll.max(until(now, heard(view)) / 4);
+        let pause = if haunted { pause.max(timing.idle_sighting) } else { pause };
         let Some((at, runner)) = view.memory.look.as_ref().filter(|(at, _)| now < later(*at, pause)) else {
             return Plan::act(Step::Look { id });
         };

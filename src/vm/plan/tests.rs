@@ -23,9 +23,9 @@ use crate::{
     },
 };
 
-pub(super) const RUNNER: i64 = 7;
+pub(in crate::vm) const RUNNER: i64 = 7;
 
-pub(super) fn timing() -> Timing {
+pub(in crate::vm) fn timing() -> Timing {
     Timing {
         absence: Duration::from_secs(60),
         idle_sighting: Duration::from_secs(100),
@@ -35,12 +35,12 @@ pub(super) fn timing() -> Timing {
     }
 }
 
-pub(super) fn at(second: i64) -> Timestamp {
+pub(in crate::vm) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).expect("a time")
 }
 
 /// A VM without a status, made at 0, under an operator that leads since then.
-pub(super) fn view() -> VmView {
+pub(in crate::vm) fn view() -> VmView {
     let group = GroupRef { name: "ci".into(), zone: Some("us-central1-a".into()), region: None };
     let github = GitHub {
         url: "https://github.com/acme".into(),
@@ -75,7 +75,7 @@ pub(super) fn view() -> VmView {
     }
 }
 
-pub(super) fn instance(power: Power) -> Instance {
+pub(in crate::vm) fn instance(power: Power) -> Instance {
     Instance {
         name: "linux-x".into(),
         id: Some(InstanceId(1)),
@@ -87,7 +87,7 @@ pub(super) fn instance(power: Power) -> Instance {
     }
 }
 
-trait Build: Sized {
+pub(in crate::vm) trait Build: Sized {
     fn status(self, change: impl FnOnce(&mut RunnerVmStatus)) -> Self;
     fn memory(self, change: impl FnOnce(&mut Memory)) -> Self;
     fn marked(self) -> Self;

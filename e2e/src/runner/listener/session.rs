@@ -19,6 +19,7 @@ pub(super) enum Refused {
     Conflict,
     Deleted,
     Deprecated,
+    Clock,
 }
 
 /// Mentions a broken connection once, and its repair.
@@ -66,7 +67,7 @@ async fn keep_opening(client: &Client) -> Result<String, Refused> {
     let mut connection = Connection::default();
     let mut waited = Duration::ZERO;
     loop {
-        let opening = Opening { version: VERSION.to_owned(), os: "Linux".to_owned() };
+        let opening = Opening { version: VERSION.to_owned(), os: "Linux".to_owned(), unix_seconds: unix_seconds() };
         let Some(answer) = connection.judge(client.post("/sessions", &opening).await).await else { continue };
         match answer.status {
             StatusCode::CONFLICT => {
@@ -83,15 +84,23 @@ async fn keep_opening(client: &Client) -> Result<String, Refused> {
                 waited += pause;
                 tokio::time::sleep(pause).await;
             }
+            StatusCode::PRECONDITION_FAILED => return Err(Refused::Clock),
             StatusCode::UPGRADE_REQUIRED => return Err(Refused::Deprecated),
             _ => return answer.json::<Session>().map(|session| session.id).ok_or(Refused::Deleted),
         }
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "the stand-in is another program with a clock of its own")]
+fn unix_seconds() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
 /// What polling brings.
 pub(super) enum Event {
     Message(Message),
+    /// Something that is no message: an unexpected exception in the real one.
+    Nonsense,
     Gone,
 }
 
@@ -129,7 +138,8 @@ async fn poll(client: Client, path: String, events: mpsc::Sender<Event>) {
         let Some(answer) = connection.judge(client.poll(&path).await).await else { continue };
         let event = match answer.status {
             StatusCode::NOT_FOUND => Some(Event::Gone),
-            _ => answer.json().map(Event::Message),
+            StatusCode::OK => Some(answer.json().map_or(Event::Nonsense, Event::Message)),
+            _ => None,
         };
         let last = matches!(event, Some(Event::Gone));
         if let Some(event) = event

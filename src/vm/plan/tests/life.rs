@@ -177,6 +177,28 @@ fn a_ghost_is_replaced_when_it_said_idle_long_enough_and_the_scope_is_visible() 
 }
 
 #[test]
+fn an_agents_word_of_a_ghost_is_looked_into_at_once_and_needs_githubs_own() {
+    let haunted = |state| {
+        let mut view = view().registered(state).heard(30);
+        if let Some(agent) = &mut view.agent {
+            agent.report.ghost = true;
+        }
+        view
+    };
+    let idle = haunted(AgentState::Idle);
+    assert_eq!(step(&idle, 31), Step::Look { id: RUNNER });
+    let gone = idle.clone().memory(|m| m.looked(at(31), None));
+    assert_eq!(step(&gone, 32), Step::CheckScope);
+    assert_eq!(reason(&gone.seen(32), 33), Some("RegistrationGone"));
+    let there = Runner { id: RUNNER, name: String::new(), online: true, busy: false };
+    let there = idle.memory(|m| m.looked(at(31), Some(there))).heard(130);
+    assert_eq!(step(&there, 130), Step::Wait, "a word that is not true costs GitHub a call now and then");
+    assert_eq!(step(&there.heard(132), 132), Step::Look { id: RUNNER });
+    let busy = haunted(AgentState::Busy).memory(|m| m.looked(at(31), None)).seen(32);
+    assert_eq!(step(&busy, 33), Step::Wait, "with a job on the machine its word is the job's");
+}
+
+#[test]
 fn another_boot_another_instance_and_a_stopped_one_are_dead() {
     let idle = || view().registered(AgentState::Idle);
     let mut rebooted = idle();

@@ -1,0 +1,144 @@
+//! The package's parts fit each other and the program. What they do on a machine only a machine shows.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use miglet_agent::{
+    machine::Jobs,
+    settings::{Collected, Environment, Flags, KEYS},
+};
+
+fn file(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn units() -> BTreeMap<String, String> {
+    let entries = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.map(|name| (name.clone(), file(&format!("packaging/systemd/{name}")))).collect()
+}
+
+/// The values of this setting in a unit, in order.
+fn values<'a>(unit: &'a str, setting: &str) -> Vec<&'a str> {
+    unit.lines().filter_map(|line| line.strip_prefix(setting)?.strip_prefix('=')).collect()
+}
+
+/// Every command line of every unit, without systemd's prefixes.
+fn command_lines() -> Vec<(String, Vec<String>)> {
+    let mut lines = Vec::new();
+    for (name, unit) in units() {
+        for setting in ["ExecStartPre", "ExecStart", "ExecStop", "ExecStopPost"] {
+            for line in values(&unit, setting) {
+                let words = line.trim_start_matches(['+', '-', '!', '@', ':']).split_whitespace();
+                lines.push((name.clone(), words.map(str::to_owned).collect()));
+            }
+        }
+    }
+    lines
+}
+
+#[test]
+fn every_command_of_every_unit_is_one_that_the_program_knows() {
+    let mut checked = 0;
+    for (unit, words) in command_lines() {
+        let [program, arguments @ ..] = words.as_slice() else { panic!("{unit}: an empty command") };
+        if program != "/usr/bin/miglet" {
+            assert!(program.starts_with("/usr/bin/"), "{unit}: {program}");
+            continue;
+        }
+        let output = Command::new(env!("CARGO_BIN_EXE_miglet")).args(arguments).arg("--help").output().unwrap();
+        assert!(output.status.success(), "{unit}: {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        checked += 1;
+    }
+    assert!(checked >= 3, "only {checked} commands");
+}
+
+#[test]
+fn the_directories_of_the_units_are_the_defaults_of_the_settings() {
+    let units = units();
+    let agent = &units["miglet.service"];
+    let default = |name: &str| KEYS.iter().find(|key| key.name == name).unwrap().default.unwrap();
+    for (setting, root, key) in [
+        ("RuntimeDirectory", "/run", "state-dir"),
+        ("StateDirectory", "/var/lib", "data-dir"),
+        ("CacheDirectory", "/var/cache", "cache-dir"),
+    ] {
+        let [directory] = values(agent, setting)[..] else { panic!("{setting}") };
+        assert_eq!(format!("{root}/{directory}"), default(key));
+    }
+    let shim = format!("/usr/bin/miglet shim --state-dir {}", default("state-dir"));
+    assert_eq!(values(&units["miglet-runner.service"], "ExecStart"), [shim]);
+}
+
+#[test]
+fn the_package_holds_every_unit_and_every_file_that_they_name() {
+    let manifest = file("Cargo.toml");
+    // The one that cargo-deb installs by itself, with the scripts that start it.
+    let (own, others): (Vec<_>, Vec<_>) = units().into_keys().partition(|name| name == "miglet.service");
+    assert_eq!(own.len(), 1);
+    for unit in others {
+        assert!(manifest.contains(&format!("[\"packaging/systemd/{unit}\", \"usr/lib/systemd/system/\"")), "{unit}");
+    }
+    for path in ["/etc/miglet/environment", "/etc/miglet/config.yaml"] {
+        let (directory, name) = path.rsplit_once('/').unwrap();
+        let asset = format!("[\"packaging/{name}\", \"{}/\"", directory.trim_start_matches('/'));
+        assert!(manifest.contains(&asset), "{asset}");
+    }
+    for (name, unit) in units() {
+        for path in values(&unit, "EnvironmentFile") {
+            assert_eq!(path, "-/etc/miglet/environment", "{name}");
+        }
+    }
+    assert_eq!(KEYS.iter().find(|key| key.name == "config").unwrap().default, Some("/etc/miglet/config.yaml"));
+}
+
+#[test]
+fn the_packaged_configuration_is_valid_and_makes_it_a_real_machine_with_its_own_user() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/config.yaml");
+    let collected = Collected::new(&Flags::of([("config", Some(path.to_owned()))]), &Environment::new());
+    let Jobs { user, allow_root, .. } = collected.jobs().unwrap().expect("a machine run by systemd");
+    assert!(!allow_root);
+    let install = file("packaging/debian/postinst");
+    assert!(install.contains("useradd") && install.lines().any(|line| line.trim_end().ends_with(&format!(" {user}"))));
+}
+
+#[test]
+fn jobs_get_none_of_the_hardening_that_breaks_them_and_all_of_the_limits() {
+    let units = units();
+    let runner = &units["miglet-runner.service"];
+    for breaks in ["NoNewPrivileges", "ProtectSystem", "ProtectHome", "PrivateTmp", "CapabilityBoundingSet", "Restrict"]
+    {
+        assert!(!runner.lines().any(|line| line.starts_with(breaks)), "{breaks}");
+    }
+    for (setting, value) in
+        [("Delegate", "yes"), ("KillMode", "control-group"), ("LimitCORE", "0"), ("OOMPolicy", "continue")]
+    {
+        assert_eq!(values(runner, setting), [value], "{setting}");
+    }
+    for limit in ["TasksMax", "MemoryMax"] {
+        assert_eq!(values(runner, limit).len(), 1, "{limit}");
+    }
+    // An upgrade of the package, or a crash of the agent, must not reach the runner through its unit.
+    for bond in ["BindsTo", "PartOf", "Requires", "PropagatesStopTo"] {
+        assert!(values(runner, bond).is_empty(), "{bond}");
+    }
+}
+
+#[test]
+fn the_scripts_of_the_package_are_valid_shell() {
+    let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
+    let scripts: Vec<PathBuf> = [packaging.clone(), packaging.join("debian")]
+        .iter()
+        .flat_map(|dir| std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()))
+        .filter(|path| path.is_file() && std::fs::read_to_string(path).unwrap().starts_with("#!"))
+        .collect();
+    assert!(scripts.len() >= 2, "{scripts:?}");
+    for script in scripts {
+        let output = Command::new("bash").arg("-n").arg(&script).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}

@@ -1,0 +1,54 @@
+//! Jobs that mean harm. They may waste their own VM; they gain nothing, and the VM's end is still told.
+
+use miglet_e2e::{
+    github::Job,
+    runner::wire::{Conclusion, JobFault},
+    world::World,
+};
+use serde_json::json;
+
+use crate::scene::{Result, Scene};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_gets_no_identity_no_key_and_no_second_registration_and_its_noise_and_lies_cost_nothing() -> Result {
+    let Some(scene) = Scene::open().await? else { return Ok(()) };
+    let flood = Some(JobFault::Flood(100_000));
+    let id = scene.busy_with(Job { fault: flood, ..World::job(include_str!("curious.sh")) }).await?;
+    scene.root("touch ~runner/gate").await?;
+    let job = scene.ended(id).await?;
+    assert_eq!(job.conclusion, Some(Conclusion::Succeeded), "{}", scene.explained(&job.output));
+    let said: Vec<&str> = job.output.lines().collect();
+    let nothing = ["token=[]", "attributes=[]", "key=[]", "state=[]", "agent=[]"];
+    let shut = ["agent.sock: shut", "shim.sock: shut", "firewall: shut", "service: shut", "kill: shut"];
+    let ports = ["port 53: open", "port 80: shut", "port 123: open", "port 443: shut"];
+    let done = ["gigabyte: written", "lines: written", ".runner: changed", "hook: called 10000"];
+    for line in nothing.iter().chain(&shut).chain(&ports).chain(&done) {
+        assert!(said.contains(line), "{line:?} is not in:\n{}", job.output);
+    }
+    let last = scene.epitaph().await?;
+    assert_eq!(last.pointer("/status/job/result"), Some(&json!("Succeeded")), "{last:#}");
+    assert_eq!(last.pointer("/status/job/repository"), Some(&json!("acme/app")), "{last:#}");
+    assert_eq!(scene.world.github.registered().len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_fills_the_disk_and_forks_without_end_wastes_its_own_vm_only() -> Result {
+    let Some(scene) = Scene::open().await? else { return Ok(()) };
+    let id = scene.busy(include_str!("wreck.sh")).await?;
+    let job = scene.ended(id).await?;
+    assert!(job.output.contains("left on the disk: 0") || job.lost, "{}", scene.explained(&job.output));
+    scene.event(&["acme/app · build ended"]).await?;
+    scene.epitaph().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_kills_everything_it_may_is_told_as_lost() -> Result {
+    let Some(scene) = Scene::open().await? else { return Ok(()) };
+    let id = scene.busy(include_str!("massacre.sh")).await?;
+    scene.event(&["JobLost"]).await?;
+    scene.epitaph().await?;
+    assert_ne!(scene.ended(id).await?.conclusion, Some(Conclusion::Succeeded));
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! A world of one real VM.
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use miglet_e2e::{
+    compute::GroupSpec,
+    github::{GithubOptions, Job, JobId, JobState},
+    vm::{Disk, Package, RunnerArchive, VmMachines, available},
+    world::{GROUP, History, Patience, World, WorldOptions, ZONE},
+};
+use miglet_operator::crd::{Phase, RunnerVm};
+use serde_json::{Value, json};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+
+pub(crate) type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// How long anything may take where each instruction is emulated and the machine has other work.
+pub(crate) const PATIENCE: Patience = Patience(Duration::from_secs(240));
+/// VMs at a time.
+static ROOM: Semaphore = Semaphore::const_new(2);
+/// Made once for all of them.
+static DISK: OnceCell<Disk> = OnceCell::const_new();
+
+/// A world with one VM, whose runner is idle.
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) archive: RunnerArchive,
+    /// The VM's name.
+    pub(crate) vm: String,
+    machines: Arc<VmMachines>,
+    history: History,
+    _room: SemaphorePermit<'static>,
+}
+
+impl Scene {
+    /// Boots a VM and waits until its runner is idle; `None` where VMs cannot be had.
+    pub(crate) async fn open() -> Result<Option<Self>> {
+        if !available()? {
+            return Ok(None);
+        }
+        let room = ROOM.acquire().await?;
+        let disk = DISK.get_or_try_init(async || {
+            let made = tokio::task::spawn_blocking(|| Disk::obtain(&Package::obtain()?)).await;
+            Result::Ok(made??)
+        });
+        let machines = Arc::new(VmMachines::new(disk.await?.clone())?);
+        let archive = RunnerArchive::serve().await?;
+        let github = GithubOptions {
+            poll: Duration::from_secs(1),
+            // A slow machine is not a lost one.
+            offline_after: Duration::from_secs(20),
+            lost_after: Duration::from_secs(20),
+            ..GithubOptions::default()
+        };
+        let group = archive.wanted(GroupSpec::zonal(GROUP, ZONE));
+        let options = WorldOptions { machines: Some(machines.clone()), group, github, ..WorldOptions::default() };
+        let world = World::start(options).await?;
+        let lifecycle = json!({"launchTimeoutSeconds": 600, "registrationTimeoutSeconds": 600});
+        world.apply_pool("linux", 1, json!({"spec": {"lifecycle": lifecycle}})).await?;
+        let vm = match idle(&world).await {
+            Ok(vm) => vm,
+            Err(error) => {
+                let consoles: String = world.compute.created_names().iter().map(|vm| machines.console(vm)).collect();
+                return Err(format!("{error}\n{}\n{consoles}", world.operator_logs()).into());
+            }
+        };
+        // This VM is all there will be: its successor would only take the processor from it.
+        world.kubectl(&["patch", "rpool", "linux", "--type=merge", "--patch", r#"{"spec":{"paused":true}}"#]).await?;
+        let history = world.record().await?;
+        Ok(Some(Self { world, archive, vm, machines, history, _room: room }))
+    }
+
+    /// Sends a job and waits until the operator shows it.
+    pub(crate) async fn busy(&self, steps: &str) -> Result<JobId> {
+        self.busy_with(World::job(steps)).await
+    }
+
+    /// As [`Self::busy`].
+    pub(crate) async fn busy_with(&self, job: Job) -> Result<JobId> {
+        let id = self.world.github.queue_job(job);
+        let here = |busy: &std::result::Result<Vec<String>, kube::Error>| busy.as_ref().is_ok_and(|b| !b.is_empty());
+        self.until("the VM to be busy", || self.world.in_phase(Phase::Busy), here).await??;
+        Ok(id)
+    }
+
+    /// Waits for a job's end.
+    pub(crate) async fn ended(&self, id: JobId) -> Result<JobState> {
+        Ok(self.world.github.wait_job(id, PATIENCE.0).await.map_err(|error| self.explained(&error.to_string()))?)
+    }
+
+    /// Waits; when in vain, says everything that is known.
+    pub(crate) async fn until<T: Debug, F: Future<Output = T>>(
+        &self,
+        what: &str,
+        look: impl FnMut() -> F,
+        good: impl Fn(&T) -> bool,
+    ) -> Result<T> {
+        Ok(PATIENCE.until(what, look, good).await.map_err(|error| self.explained(&error.to_string()))?)
+    }
+
+    /// Runs a line of bash as root, successfully; what it said.
+    pub(crate) async fn root(&self, line: &str) -> Result<String> {
+        let said = self.machines.shell(&self.vm).run(line, Duration::from_secs(60)).await?;
+        if said.code == 0 { Ok(said.text.trim().to_owned()) } else { Err(format!("{line}: {said:?}").into()) }
+    }
+
+    /// Whether the VM has power.
+    pub(crate) fn is_on(&self) -> bool {
+        self.machines.is_on(&self.vm)
+    }
+
+    /// The last that was seen of the RunnerVM, once it is gone, and its instance and registration with it.
+    pub(crate) async fn epitaph(&self) -> Result<Value> {
+        let api = self.world.api::<RunnerVm>();
+        let gone = |seen: &std::result::Result<Option<_>, kube::Error>| seen.as_ref().is_ok_and(Option::is_none);
+        self.until("the RunnerVM to go", || api.get_opt(&self.vm), gone).await??;
+        assert!(!self.is_on(), "{}", self.explained("the VM still runs"));
+        self.world.check_nothing_left().await?;
+        self.world.check_nothing_twice()?;
+        Ok(self.history.of("RunnerVM", &self.vm).pop().unwrap_or_default())
+    }
+
+    /// Waits for an event that contains all of these words, and the VM's name.
+    pub(crate) async fn event(&self, words: &[&str]) -> Result<String> {
+        let fits = |event: &&String| event.contains(&self.vm) && words.iter().all(|word| event.contains(word));
+        let look = async || self.world.events().await.unwrap_or_default();
+        let events = self.until(&format!("an event with {words:?}"), look, |e| e.iter().any(|e| fits(&e))).await?;
+        Ok(events.iter().find(fits).cloned().unwrap_or_default())
+    }
+
+    /// The error, and what operator and VM have to say.
+    pub(crate) fn explained(&self, error: &str) -> String {
+        format!("{error}\n{}\n{}", self.world.operator_logs(), self.machines.console(&self.vm))
+    }
+}
+
+async fn idle(world: &World) -> Result<String> {
+    let one = |idle: &std::result::Result<Vec<String>, kube::Error>| idle.as_ref().is_ok_and(|idle| idle.len() == 1);
+    let idle = PATIENCE.until("an idle runner on a VM", || world.in_phase(Phase::Idle), one).await??;
+    Ok(idle.into_iter().next().ok_or("nobody")?)
+}
