@@ -8,9 +8,14 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::ObjectReference;
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{core::v1::ObjectReference, events::v1::Event as NamedEvent},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+};
 use kube::{
-    Client,
+    Api, Client,
+    api::PostParams,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use tracing::debug;
@@ -30,6 +35,21 @@ pub struct Events {
     recorders: Arc<Mutex<Vec<(String, Recorder)>>>,
 }
 
+/// Something that is told once.
+#[derive(Clone, Debug)]
+pub struct Once<'a> {
+    /// The event's own name.
+    pub name: String,
+    /// How bad it is.
+    pub type_: EventType,
+    /// CamelCase reason.
+    pub reason: &'a str,
+    /// For people.
+    pub note: String,
+    /// When it was told.
+    pub at: Timestamp,
+}
+
 impl Events {
     /// A publisher.
     #[must_use]
@@ -45,6 +65,22 @@ impl Events {
     /// Something a user should look at.
     pub async fn warn(&self, about: &ObjectReference, reason: &str, note: impl Into<String>) {
         self.publish(about, EventType::Warning, reason, note.into()).await;
+    }
+
+    /// Something told once, whoever tells it: the event's name is its own, and a second one under it is not taken. False
+    /// when it was told before. What could not be told counts as told now: nothing else will do better.
+    pub async fn once(&self, about: &ObjectReference, once: Once<'_>) -> bool {
+        let reason = once.reason;
+        let event = named(about, once);
+        let api = Api::<NamedEvent>::namespaced(self.client.clone(), about.namespace.as_deref().unwrap_or_default());
+        let params = PostParams::default();
+        match tokio::time::timeout(TIMEOUT, api.create(&params, &event)).await {
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => return false,
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => debug!(%error, reason, "Event was not taken"),
+            Err(_) => debug!(reason, "Event got no answer"),
+        }
+        true
     }
 
     /// A failure to publish is only logged: no decision hangs on an event.
@@ -71,5 +107,26 @@ impl Events {
             recorders.remove(0);
         }
         recorder
+    }
+}
+
+/// As kube's recorder makes them, but under this name.
+fn named(about: &ObjectReference, Once { name, type_, reason, note, at }: Once<'_>) -> NamedEvent {
+    let word = match type_ {
+        EventType::Normal => "Normal",
+        EventType::Warning => "Warning",
+    };
+    let metadata = ObjectMeta { name: Some(name), namespace: about.namespace.clone(), ..ObjectMeta::default() };
+    NamedEvent {
+        metadata,
+        action: Some(reason.to_owned()),
+        reason: Some(reason.to_owned()),
+        event_time: Some(MicroTime(at)),
+        regarding: Some(about.clone()),
+        note: Some(cut(&note, NOTE_LIMIT)),
+        reporting_controller: Some(names::REPORTER.to_owned()),
+        reporting_instance: Some(names::REPORTER.to_owned()),
+        type_: Some(word.to_owned()),
+        ..NamedEvent::default()
     }
 }

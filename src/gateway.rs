@@ -16,6 +16,7 @@ mod attestation;
 mod binding;
 mod convert;
 pub mod diagnostics;
+pub mod events;
 mod identity;
 mod keys;
 mod listener;
@@ -29,5 +30,5 @@ pub mod sessions;
 pub mod settings;
 mod tls;
 
-pub use server::{Backends, Caps, Gateway, GatewayConfig, GatewayError};
+pub use server::{Backends, Caps, EventObserver, Gateway, GatewayConfig, GatewayError};
 pub use tls::{TlsError, TlsFiles};

@@ -47,6 +47,7 @@ struct Families {
     calls: Family<Call, Counter>,
     sessions: Gauge,
     refused: Family<Reason, Counter>,
+    events: Family<AgentEvent, Counter>,
     jobs: Family<JobResult, Counter>,
     created: Counter,
     removed: Family<Reason, Counter>,
@@ -90,7 +91,15 @@ struct Reason {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AgentEvent {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct JobResult {
+    namespace: String,
+    pool: String,
     result: &'static str,
 }
 
@@ -155,6 +164,10 @@ fn by_state(counts: &PoolCounts) -> [(&'static str, i64); 4] {
     [("starting", counts.starting), ("idle", counts.idle), ("busy", counts.busy), ("draining", counts.draining)]
 }
 
+/// What can become of a job: GitHub's words, `Lost` when no end was reported, `Other` for anything else that was said.
+pub const JOB_RESULTS: [&str; 8] =
+    ["Succeeded", "SucceededWithIssues", "Failed", "Canceled", "Skipped", "Abandoned", "Lost", "Other"];
+
 /// Every class a group can back off for.
 const TROUBLES: [ErrorClass; 7] = [
     ErrorClass::Capacity,
@@ -199,6 +212,7 @@ impl Families {
             calls: Family::default(),
             sessions: Gauge::default(),
             refused: Family::default(),
+            events: Family::default(),
             jobs: Family::default(),
             created: Counter::default(),
             removed: Family::default(),
@@ -236,7 +250,12 @@ impl Families {
         r.register("miglet_api_calls", "Calls to a backend by method and outcome", self.calls.clone());
         r.register("miglet_sessions", "Agents with an open session", self.sessions.clone());
         r.register("miglet_attestation_refused", "Agents refused, by reason", self.refused.clone());
-        r.register("miglet_jobs_finished", "Jobs that ended, by result", self.jobs.clone());
+        r.register(
+            "miglet_agent_events",
+            "Events that agents told, by kind and what became of them",
+            self.events.clone(),
+        );
+        r.register("miglet_jobs_finished", "Jobs that ended, by pool and result", self.jobs.clone());
         r.register("miglet_vms_created", "RunnerVMs created", self.created.clone());
         r.register("miglet_vms_removed", "RunnerVMs removed, by why they went", self.removed.clone());
         r.register("miglet_group_backoff", "1 while an instance group is left alone, by reason", self.backoff.clone());
@@ -286,9 +305,15 @@ impl Metrics {
         self.families.sessions.set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 
-    /// A job ended.
-    pub fn job_finished(&self, result: &'static str) {
-        self.families.jobs.get_or_create(&JobResult { result }).inc();
+    /// An agent told an event.
+    pub fn agent_event(&self, kind: &'static str, outcome: &'static str) {
+        self.families.events.get_or_create(&AgentEvent { kind, outcome }).inc();
+    }
+
+    /// A job of a pool ended: one of `JOB_RESULTS`.
+    pub fn job_finished(&self, namespace: &str, pool: &str, result: &'static str) {
+        let labels = JobResult { namespace: namespace.to_owned(), pool: pool.to_owned(), result };
+        self.families.jobs.get_or_create(&labels).inc();
     }
 
     /// A RunnerVM was created.
@@ -330,6 +355,9 @@ impl Metrics {
         let (namespace, pool) = (namespace.to_owned(), pool.to_owned());
         for state in STATES {
             self.families.runners.remove(&PoolState { namespace: namespace.clone(), pool: pool.clone(), state });
+        }
+        for result in JOB_RESULTS {
+            self.families.jobs.remove(&JobResult { namespace: namespace.clone(), pool: pool.clone(), result });
         }
         let labels = Pool { namespace, pool };
         self.families.desired.remove(&labels);

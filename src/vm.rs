@@ -163,6 +163,7 @@ async fn pass(vm: &RunnerVm, context: &Context) -> Result<Action, Error> {
     let mut status = status::status(&view, &plan, now, &context.timing); // pure
     let old = view.status();
     let mut actor = Actor::new(context, vm);
+    actor.settle(&old);
     actor.may(&plan.step)?;
     let written;
     let ends = matches!(plan.step, plan::Step::End(_));

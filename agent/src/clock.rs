@@ -1,5 +1,5 @@
-//! The only place that reads the clocks; decisions take the time as data. And how wrong the wall clock is, by an HTTP
-//! Date header.
+//! The only place that reads the machine's clocks; decisions take the time as data. And how wrong the wall clock is, by
+//! an HTTP Date header.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -35,6 +35,14 @@ impl Now {
 pub fn unix_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Milliseconds since the machine's boot, time asleep included: the one clock that nobody sets.
+#[must_use]
+pub fn boot_ms() -> u64 {
+    let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let ms = since.tv_sec * 1000 + since.tv_nsec / 1_000_000;
+    u64::try_from(ms).unwrap_or_default()
 }
 
 /// How many seconds a clock that shows this time is ahead of a Date header; `None` when that tells no time.

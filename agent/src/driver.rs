@@ -16,6 +16,7 @@ use crate::{
     diagnostics::{Words, chunks, collect},
     durable,
     error::in_full,
+    events::{Moment, Told},
     guards::Guards,
     health::Sampler,
     installation::Installation,
@@ -25,6 +26,7 @@ use crate::{
     machine::{ALIVE_PERIOD, Machine, MachineError},
     metadata::Metadata,
     notice,
+    outbox::Outbox,
     paths::{Paths, make_dir},
     plan::{Answer, Configured, Effect, Input, State, Wanted, plan},
     preparation::{Installer, Preparation, Provider},
@@ -37,6 +39,10 @@ use crate::{
     wire,
 };
 
+/// A write takes a millisecond. What is told before its event is on the disk may be told twice as long, not more.
+const RECORD_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a machine waits to go off until what it told was dealt with.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at disk and memory.
 const LOOK: Duration = Duration::from_secs(10);
 /// The last resort comes after everything else that ends a machine of that age.
@@ -119,6 +125,8 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
     let mut state = State::new(registration, runner, settings.limits);
     state.settings_level = Some(settings.log_level);
     let statuses = watch::Sender::new(Status::of(&state, &settings.sources));
+    let spool = (settings.paths.event_spool(), settings.boot_id.clone(), settings.spool_bytes);
+    let (outbox, told, recording) = Outbox::open(spool.0, spool.1, spool.2).await;
     let (inputs_in, inputs) = mpsc::channel(64);
     let serving = status::serve(&settings.paths.agent_socket(), statuses.subscribe(), inputs_in.clone())
         .map_err(failed(&settings.paths.agent_socket()))?;
@@ -134,17 +142,20 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
         answers: answers_out,
         diagnostics: diagnostics_out,
         heartbeats: heartbeats.subscribe(),
+        outbox: outbox.clone(),
         inputs: inputs_in.clone(),
         settings: settings.clone(),
     };
     let looking = tokio::spawn(look(settings.limits.guards, settings.paths.runner.clone(), session.inputs.clone()));
-    let session = tokio::spawn(session.run());
-    let tasks = Tasks { others: vec![serving, noticing, looking], session, preparing: None, collecting: None };
+    let others = vec![serving, noticing, looking, recording];
+    let tasks = Tasks { others, session: tokio::spawn(session.run()), preparing: None, collecting: None };
     let mut driver = Driver {
         base: settings.clone(),
         settings,
         ports,
         state,
+        told,
+        outbox,
         reports,
         statuses,
         heartbeats,
@@ -216,6 +227,8 @@ struct Driver {
     settings: Settings,
     ports: Ports,
     state: State,
+    told: Told,
+    outbox: Outbox,
     reports: watch::Sender<v1::Report>,
     statuses: watch::Sender<Status>,
     heartbeats: watch::Sender<Duration>,
@@ -230,6 +243,9 @@ impl Driver {
     async fn drive(mut self, mut inputs: mpsc::Receiver<Input>, stop: CancellationToken) -> Result<Ended, AgentError> {
         let mut snapshots = self.ports.supervisor.snapshots();
         snapshots.mark_changed();
+        // What an earlier agent did not get to tell.
+        self.tell(State::default()).await;
+        self.publish();
         let mut alive = tokio::time::interval(ALIVE_PERIOD);
         loop {
             let now = Instant::now();
@@ -256,8 +272,10 @@ impl Driver {
         let mut queue = VecDeque::from([input]);
         let mut power_off = false;
         while let Some(input) = queue.pop_front() {
+            let before = self.state.clone();
             let (state, effects) = plan(std::mem::take(&mut self.state), input, Now::read());
             self.state = state;
+            self.tell(before).await;
             self.publish();
             for effect in effects {
                 match effect {
@@ -273,6 +291,23 @@ impl Driver {
             }
         }
         power_off
+    }
+
+    /// Tells the events that follow from the state's change, and has them written before anything else follows from it.
+    async fn tell(&mut self, mut before: State) {
+        loop {
+            self.state.spool_error = self.outbox.trouble();
+            let events = self.told.due(&before, &self.state, Moment::now());
+            if events.is_empty() {
+                return;
+            }
+            for event in events {
+                tracing::info!(kind = event.kind().as_str_name(), sequence = event.sequence, "event");
+                self.outbox.put(event);
+            }
+            self.outbox.until_recorded(self.told.last(), RECORD_PATIENCE).await;
+            before = self.state.clone();
+        }
     }
 
     fn publish(&self) {
@@ -368,9 +403,10 @@ impl Driver {
         }
     }
 
-    /// What was answered and reported reaches the operator first, within its bound.
+    /// What was told, answered and reported reaches the operator first, within its bounds.
     async fn power_off(mut self) -> Result<Ended, AgentError> {
-        tracing::info!("powering off");
+        let flushed = self.outbox.until_acked(self.told.last(), FLUSH_PATIENCE).await;
+        tracing::info!(flushed, "powering off");
         self.answers = None;
         let goodbye = tokio::time::timeout(Duration::from_secs(3), &mut self.tasks.session);
         goodbye.await.ok();

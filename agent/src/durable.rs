@@ -52,7 +52,8 @@ pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(content))
 }
 
-fn sync_parent(path: &Path) -> io::Result<()> {
+/// Makes sure that a new name in this directory is on the disk.
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 

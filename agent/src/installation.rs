@@ -26,7 +26,7 @@ use tokio::{process::Command, time::timeout};
 
 use crate::fetch::{Client, FetchError};
 
-pub use archive::ArchiveError;
+pub use archive::{ArchiveError, unpack_stream};
 pub use cache::CacheError;
 pub use download::DownloadError;
 pub use libraries::{Linker, Missing};

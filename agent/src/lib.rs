@@ -2,13 +2,15 @@
 //!
 //! ```text
 //!  operator <== one gRPC stream over TLS ==> session --inputs--> driver --effects--> supervisor, machine
-//!                                               ^-- reports, answers --'  (asks the pure plan)   |
+//!                                               ^-- reports, answers --+  (asks the pure plan)   |
+//!                                               '------- events -- outbox (spool on the disk)    |
 //!                                                                          miglet shim <---------'
 //!                                                                               '-- bin/Runner.Listener
 //! ```
 //!
 //! The agent proves who it is, receives one registration that exists nowhere else, has the shim run the runner, and
-//! reports the whole state whenever it changes. The shim outlives the agent, so an agent may crash, restart or be
+//! reports the whole state whenever it changes; what must not be lost it also tells as events, which are kept on the disk
+//! until the operator has dealt with them. The shim outlives the agent, so an agent may crash, restart or be
 //! upgraded in mid-job. [`run`] is the whole agent; `miglet` is a command line around it.
 
 pub mod backoff;
@@ -19,6 +21,7 @@ pub mod drain;
 pub mod driver;
 pub mod durable;
 pub mod error;
+pub mod events;
 pub mod fetch;
 pub mod firewall;
 pub mod guards;
@@ -34,6 +37,7 @@ pub mod machine;
 pub mod metadata;
 pub mod notice;
 pub mod notify;
+pub mod outbox;
 pub mod overlay;
 pub mod paths;
 pub mod plan;
@@ -46,6 +50,7 @@ pub mod runner;
 pub mod session;
 pub mod settings;
 pub mod shim;
+pub mod spool;
 pub mod status;
 pub mod supervisor;
 pub mod tls;

@@ -71,6 +71,12 @@ impl Paths {
         self.data.join("hook.sock")
     }
 
+    /// Events that wait for their ack. In the data directory: it is on the disk, the state directory is not.
+    #[must_use]
+    pub fn event_spool(&self) -> PathBuf {
+        self.data.join("events.spool")
+    }
+
     /// The script the runner calls for this event.
     #[must_use]
     pub fn hook_script(&self, event: &str) -> PathBuf {

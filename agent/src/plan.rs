@@ -55,6 +55,10 @@ pub struct State {
     pub prepared: Option<Prepared>,
     /// Which of the operator's settings are in effect; empty when none are.
     pub settings_revision: String,
+    /// The machine goes off.
+    pub off: bool,
+    /// Why events are not, or not all, on the disk; empty while they are.
+    pub spool_error: String,
     /// What the settings limit.
     pub limits: Limits,
     /// What the settings have logged; as it was at the start while unset.
@@ -69,13 +73,13 @@ pub struct State {
     pub notice: Option<Notice>,
     /// What limits are near or passed.
     pub watch: Watch,
-    leaving: Leaving,
+    pub(crate) leaving: Leaving,
     /// The drain that somebody on this machine asked for.
-    local_drain: Option<String>,
-    job_since: Option<Instant>,
-    ended_at: Option<Instant>,
-    disconnected_at: Option<Instant>,
-    answers: VecDeque<Answer>,
+    pub(crate) local_drain: Option<String>,
+    pub(crate) job_since: Option<Instant>,
+    pub(crate) ended_at: Option<Instant>,
+    pub(crate) disconnected_at: Option<Instant>,
+    pub(crate) answers: VecDeque<Answer>,
 }
 
 /// What the settings limit.
@@ -280,16 +284,17 @@ impl State {
         }
     }
 
+    /// What is wrong now, for people.
+    #[must_use]
+    pub fn trouble(&self) -> String {
+        let troubles = [&self.unprepared, &self.error, &self.spool_error];
+        troubles.into_iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>().join("; ")
+    }
+
     /// Whether a runner runs, or is about to.
     #[must_use]
     pub fn has_live_runner(&self) -> bool {
         self.registration.is_some() && self.runner.as_ref().is_none_or(|runner| runner.exit.is_none())
-    }
-
-    /// What people should look at.
-    #[must_use]
-    pub fn trouble(&self) -> String {
-        if self.unprepared.is_empty() { self.error.clone() } else { self.unprepared.clone() }
     }
 
     /// What is logged now.
@@ -421,6 +426,7 @@ fn settle(state: &mut State, now: Now) -> Vec<Effect> {
     let stop = if live { state.leaving.due(busy, now.instant) } else { None };
     let orphaned = state.orphaned_at().is_some_and(|at| now.instant >= at);
     let off = orphaned || (state.shutdown && !live);
+    state.off |= off;
     let stop = stop.map(|stop| match stop {
         Stop::Job => Effect::Interrupt,
         Stop::Idle => Effect::StopIdle,

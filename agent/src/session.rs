@@ -2,6 +2,8 @@
 //!
 //! Reports are level-based: only the newest state is ever waiting to be sent, so neither a slow nor an absent operator
 //! makes the agent grow. Answers to commands are lost with their session; the operator asks again under the same id.
+//! Events are sent from the oldest unacked one on in each new session, and before the report that shows the same: what an
+//! operator writes because of a report then has the event's number with it.
 
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use crate::{
     error::in_full,
     health::Sampler,
     metadata::{Metadata, MetadataError},
+    outbox::Outbox,
     plan::{Answer, Input},
     settings::Settings,
     tls::Dialer,
@@ -37,6 +40,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 /// The operator closes its side of a finished session at once.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Operators of older protocols know no events: reports tell them the same, and nothing waits for their acks.
+const EVENTS_MINOR: u32 = 1;
 /// No command is larger than a JIT config.
 const MESSAGE_LIMIT: usize = 512 * 1024;
 
@@ -77,6 +82,8 @@ pub struct Session {
     pub diagnostics: mpsc::Receiver<v1::DiagnosticsChunk>,
     /// Between two heartbeats.
     pub heartbeats: watch::Receiver<Duration>,
+    /// Events to tell.
+    pub outbox: Outbox,
     /// To the driver.
     pub inputs: mpsc::Sender<Input>,
 }
@@ -85,6 +92,8 @@ pub struct Session {
 struct Open {
     outgoing: mpsc::Sender<v1::AgentMessage>,
     incoming: Streaming<v1::OperatorMessage>,
+    /// Whether the operator knows events.
+    events: bool,
 }
 
 impl Session {
@@ -137,13 +146,14 @@ impl Session {
             let mut incoming = client.session(ReceiverStream::new(messages)).await?.into_inner();
             match incoming.message().await?.and_then(|m| m.message) {
                 Some(operator_message::Message::Welcome(welcome)) => Ok((incoming, welcome)),
-                Some(operator_message::Message::Command(_)) => Err(SessionError::NoWelcome),
+                Some(_) => Err(SessionError::NoWelcome),
                 None => Err(SessionError::Closed),
             }
         });
         let (incoming, welcome) = welcomed.await.unwrap_or(Err(SessionError::Timeout(WELCOME_TIMEOUT)))?;
+        let events = welcome.protocol_minor >= EVENTS_MINOR;
         self.inputs.send(wire::connected(welcome)).await.map_err(|_| SessionError::Closed)?;
-        Ok(Open { outgoing, incoming })
+        Ok(Open { outgoing, incoming, events })
     }
 
     async fn connect(&self) -> Result<AgentServiceClient<tonic::transport::Channel>, SessionError> {
@@ -170,12 +180,20 @@ impl Session {
     async fn hold(&mut self, mut open: Open, sampler: &mut Sampler) -> Result<(), SessionError> {
         let mut heartbeat = heartbeats(*self.heartbeats.borrow_and_update());
         let mut health = sampler.sample();
+        let (mut pending, mut sent) = (self.outbox.pending(), 0);
+        pending.mark_changed();
         loop {
             let message = tokio::select! {
+                biased;
                 incoming = open.incoming.message() => {
-                    let message = incoming?.ok_or(SessionError::Closed)?.message;
-                    if let Some(operator_message::Message::Command(command)) = message {
-                        self.inputs.send(wire::command(command)).await.map_err(|_| SessionError::Closed)?;
+                    self.hear(incoming?.ok_or(SessionError::Closed)?.message).await?;
+                    continue;
+                }
+                Ok(()) = pending.changed(), if open.events => {
+                    let events = pending.borrow_and_update().behind(sent);
+                    for event in events {
+                        sent = event.sequence;
+                        send(&open.outgoing, wire::message(Message::Event(event))).await?;
                     }
                     continue;
                 }
@@ -205,6 +223,20 @@ impl Session {
                 },
             };
             send(&open.outgoing, message).await?;
+        }
+    }
+
+    async fn hear(&self, message: Option<operator_message::Message>) -> Result<(), SessionError> {
+        match message {
+            Some(operator_message::Message::Command(command)) => {
+                self.inputs.send(wire::command(command)).await.map_err(|_| SessionError::Closed)
+            }
+            Some(operator_message::Message::EventAck(ack)) => {
+                self.outbox.acked(ack.sequence);
+                Ok(())
+            }
+            // A second welcome, or something a newer operator says: no harm in not understanding it.
+            Some(operator_message::Message::Welcome(_)) | None => Ok(()),
         }
     }
 

@@ -60,6 +60,8 @@ pub struct Settings {
     pub metadata_host: String,
     /// Identifies this boot.
     pub boot_id: String,
+    /// Room on the disk for events. No key: many agents on one machine are the only ones that need less.
+    pub spool_bytes: u64,
     /// What is logged.
     pub log_level: LevelFilter,
     /// The `miglet` executable, for the shim.

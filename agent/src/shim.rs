@@ -41,6 +41,7 @@ use crate::{
 use confinement::Confinement;
 
 pub use become_listener::{ListenerArgs, ListenerError, become_listener};
+pub use progress::Progress;
 pub use server::Order;
 
 /// Where a shim finds everything else: a unit's command line is the same on every machine.

@@ -51,7 +51,7 @@ fn guard(alarm: &Alarm) -> v1::Guard {
     v1::Guard { kind: kind.into(), acted: alarm.acted, detail: alarm.detail.clone() }
 }
 
-fn job(job: &Job) -> v1::Job {
+pub(crate) fn job(job: &Job) -> v1::Job {
     v1::Job {
         name: job.name.clone(),
         repository: job.identity.repository.clone(),
@@ -76,7 +76,7 @@ fn result(result: JobResult) -> v1::JobResult {
     }
 }
 
-fn exit(runner: &Runner) -> Option<v1::RunnerExit> {
+pub(crate) fn exit(runner: &Runner) -> Option<v1::RunnerExit> {
     let exit = runner.exit.as_ref()?;
     let kind = match exit.kind {
         ExitKind::JobDone => v1::RunnerExitKind::JobDone,

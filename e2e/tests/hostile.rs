@@ -7,7 +7,7 @@ use miglet_e2e::{
     world::{Patience, World, WorldOptions},
 };
 use miglet_operator::crd::{Phase, RunnerVm};
-use miglet_proto::v1::{AgentState, CommandAck, Hello, Job, Report, agent_message::Message};
+use miglet_proto::v1::{AgentState, CommandAck, Event, Hello, Job, Report, agent_message::Message};
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpSocket};
 use tonic::Code;
@@ -50,7 +50,8 @@ fn nonsense(round: usize) -> Report {
 async fn flood(world: &World, stranger: &Stranger, vm: &str) -> Result<Code> {
     let mut voice = world.meet(stranger, &world.token(vm, stranger)?).await?;
     for round in 0..5000 {
-        if !voice.report(nonsense(round)).await {
+        let event = Event { sequence: round as u64 + 1, kind: (round % 9) as i32, ..Event::default() };
+        if !voice.report(nonsense(round)).await || !voice.say(Message::Event(event)).await {
             break;
         }
     }

@@ -13,11 +13,16 @@
 #[path = "github_simulator/rig.rs"]
 mod rig;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use miglet_agent::{
-    paths::Paths,
+    machine,
     runner::{ExitKind, JobResult, Phase, Runner},
+    settings::{Collected, Environment, Flags, Settings},
     supervisor::{Launch, Registration, Shim, Supervisor},
 };
 use miglet_e2e::{
@@ -52,14 +57,26 @@ fn program() -> PathBuf {
     found.expect("miglet is not built: run `cargo build --workspace`")
 }
 
+/// Of an agent that calls nobody.
+fn settings(folder: &Path) -> Settings {
+    let at = |name: &str| Some(folder.join(name).display().to_string());
+    let ca = rcgen::generate_simple_self_signed(vec!["nobody".into()]).unwrap().cert.pem();
+    let directories = [("state-dir", at("s")), ("data-dir", at("d")), ("runner-dir", at("r"))];
+    let operator = [("endpoint", "https://127.0.0.1:1"), ("audience", "nobody"), ("ca", &ca)];
+    let operator = operator.map(|(name, value)| (name, Some(value.to_owned())));
+    let flags = Flags::of(directories.into_iter().chain(operator));
+    let mut settings = Collected::new(&flags, &Environment::new()).settings().unwrap();
+    settings.program = program();
+    settings
+}
+
 impl Supervised {
     async fn start(id: u64, jit: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("mig").tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        let paths = Paths { state: at("s"), data: at("d"), runner: at("r") };
-        std::fs::create_dir(&paths.state).unwrap();
-        runner::install(&paths.runner).unwrap();
-        let shim = Shim::new(paths, program());
+        let settings = settings(folder.path());
+        std::fs::create_dir(&settings.paths.state).unwrap();
+        runner::install(&settings.paths.runner).unwrap();
+        let shim = Shim::new(&settings, Arc::new(machine::Process));
         let snapshots = shim.snapshots();
         let registration = Registration { command_id: "r1".into(), runner_name: "one".into() };
         shim.start(Launch { registration, jit_config: SecretString::from(jit.to_owned()) }).await.unwrap();

@@ -206,6 +206,16 @@ pub struct AgentStatus {
     #[serde(default)]
     #[schemars(length(max = 32))]
     pub state: String,
+    /// Up to which number the agent's events are dealt with: what follows from them is in this status. Numbers are
+    /// milliseconds since that boot, about.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
+    pub acked_sequence: i64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// A registration at GitHub.

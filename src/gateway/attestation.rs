@@ -81,14 +81,14 @@ impl Attestor {
     }
 
     /// The RunnerVM this agent may speak for.
-    pub(super) async fn attest(&self, claim: &Claim) -> Result<Key, Denied> {
+    pub(super) async fn attest(&self, claim: &Claim) -> Result<Arc<RunnerVm>, Denied> {
         self.ready().await?;
         let identity = self.identify(claim).await?;
         let Some(vm) = self.find(&identity) else { return Err(self.refuse(Refusal::UnknownVm, None)) };
         self.understand(claim, &vm)?;
         let caller = Caller { identity, thumbprint: claim.thumbprint.clone(), boot_id: claim.boot_id.clone() };
         if self.admit(&caller, claim, &vm).await? {
-            return Ok(key(&vm));
+            return Ok(vm);
         }
         // Somebody wrote to the object between our reading and writing: decide once more on what it is now.
         let vm = match binding::read(&self.backends.client, &vm).await {
@@ -97,7 +97,7 @@ impl Attestor {
             Err(error) => return Err(not_written(&vm, &error)),
         };
         if self.admit(&caller, claim, &vm).await? {
-            return Ok(key(&vm));
+            return Ok(vm);
         }
         Err(Denied::NotNow("the RunnerVM is being changed, try again"))
     }
@@ -201,6 +201,7 @@ impl Attestor {
             boot_id: claim.boot_id.clone(),
             version: claim.version.clone(),
             state: claim.state.as_str().to_owned(),
+            acked_sequence: 0,
         };
         if !(self.backends.may_act)() {
             return Err(Denied::NotNow("this operator does not lead"));
@@ -232,7 +233,8 @@ impl Attestor {
     }
 }
 
-fn key(vm: &RunnerVm) -> Key {
+/// Namespace and name.
+pub(super) fn key(vm: &RunnerVm) -> Key {
     Key::new(vm.namespace().unwrap_or_default(), vm.name_any())
 }
 

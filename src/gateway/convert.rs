@@ -7,6 +7,7 @@ use secrecy::ExposeSecret;
 
 use super::{
     diagnostics::Chunk,
+    events::{Event, EventKind},
     report::{Ack, AgentState, Command, Exit, ExitKind, Health, Job, Report},
     settings::{RunnerChoice, Settings},
 };
@@ -137,6 +138,38 @@ impl From<v1::RunnerExit> for Exit {
     }
 }
 
+/// What an event of this kind must tell is there, whatever came: its effect could never be written otherwise.
+impl From<v1::Event> for Event {
+    fn from(event: v1::Event) -> Self {
+        let kind = event_kind(v1::EventKind::try_from(event.kind));
+        let happened = time(event.happened_unix_ms);
+        let job = event.job.map(Job::from);
+        let job = match kind {
+            EventKind::JobStarted => Some(job.unwrap_or_default()),
+            EventKind::JobCompleted => Some(job.unwrap_or_default().ended(happened)),
+            _ => job,
+        };
+        let exit = event.exit.map(Exit::from);
+        let unknown = || Exit { kind: ExitKind::Failed, code: -1, detail: cut(&event.detail, TEXT_LIMIT) };
+        let exit = (kind == EventKind::RunnerCrashed).then(|| exit.unwrap_or_else(unknown));
+        Self { sequence: event.sequence, kind, happened, job, exit, detail: cut(&event.detail, TEXT_LIMIT) }
+    }
+}
+
+fn event_kind<E>(kind: Result<v1::EventKind, E>) -> EventKind {
+    match kind {
+        Ok(v1::EventKind::VmStarted) => EventKind::VmStarted,
+        Ok(v1::EventKind::RunnerRegistered) => EventKind::RunnerRegistered,
+        Ok(v1::EventKind::JobStarted) => EventKind::JobStarted,
+        Ok(v1::EventKind::JobCompleted) => EventKind::JobCompleted,
+        Ok(v1::EventKind::RunnerCrashed) => EventKind::RunnerCrashed,
+        Ok(v1::EventKind::Preempted) => EventKind::Preempted,
+        Ok(v1::EventKind::VmShuttingDown) => EventKind::VmShuttingDown,
+        Ok(v1::EventKind::Error) => EventKind::Error,
+        Ok(v1::EventKind::Unspecified) | Err(_) => EventKind::Other,
+    }
+}
+
 impl From<v1::Health> for Health {
     fn from(health: v1::Health) -> Self {
         Self {
@@ -259,6 +292,20 @@ mod tests {
         assert_eq!((job.run_id, job.started, job.completed, job.result.as_str()), (None, None, None, ""));
         let exit = report.exit.expect("the exit is kept");
         assert_eq!((exit.kind, exit.detail.len()), (ExitKind::Failed, 300));
+    }
+
+    #[test]
+    fn what_an_event_has_to_tell_is_there_whatever_came() {
+        let event = |kind: i32| Event::from(v1::Event { kind, detail: "\u{1b}".repeat(9000), ..v1::Event::default() });
+        let completed = event(v1::EventKind::JobCompleted.into());
+        assert_eq!(completed.job.map(|job| job.result), Some("Unknown".to_owned()));
+        assert!(event(v1::EventKind::JobStarted.into()).job.is_some());
+        let crashed = event(v1::EventKind::RunnerCrashed.into());
+        assert_eq!(crashed.exit.map(|exit| exit.kind), Some(ExitKind::Failed));
+        assert_eq!(
+            (event(77).kind, event(-1).kind, event(77).detail.as_str()),
+            (EventKind::Other, EventKind::Other, "")
+        );
     }
 
     #[test]

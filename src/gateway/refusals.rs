@@ -80,6 +80,10 @@ pub enum Refusal {
     ProtocolSkew,
     #[error("too many messages")]
     TooManyMessages,
+    #[error("more events than any agent has to tell")]
+    TooManyEvents,
+    #[error("an event without a usable number")]
+    BadEvent,
     #[error("too many sessions on one connection")]
     TooManySessions,
     #[error("too many connections that have not said who they are")]
@@ -119,6 +123,8 @@ impl Refusal {
             Self::BadHello => "BadHello",
             Self::ProtocolSkew => "ProtocolSkew",
             Self::TooManyMessages => "TooManyMessages",
+            Self::TooManyEvents => "TooManyEvents",
+            Self::BadEvent => "BadEvent",
             Self::TooManySessions => "TooManySessions",
             Self::TooManyConnections => "TooManyConnections",
             Self::BadHandshake => "BadHandshake",

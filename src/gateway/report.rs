@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use secrecy::SecretString;
 
-use super::settings::Settings;
+use super::{
+    events::{Event, EventKind},
+    settings::Settings,
+};
 use crate::crd::LogLevel;
 
 /// An agent's state, in the order of a VM's life: it only moves forward.
@@ -169,6 +172,17 @@ impl Report {
         self.state == AgentState::Idle || (self.state <= AgentState::Ready && self.runner_name.is_empty())
     }
 
+    /// What is known after hearing of this: never less than a report of the same would tell.
+    #[must_use]
+    pub fn told(&self, event: &Event) -> Self {
+        let state = match event.kind {
+            EventKind::JobStarted | EventKind::JobCompleted => AgentState::Busy,
+            EventKind::RunnerCrashed => AgentState::Ended,
+            _ => return self.clone(),
+        };
+        self.advanced_to(Self { state, job: event.job.clone(), exit: event.exit.clone(), ..self.clone() })
+    }
+
     /// Whether its runner may be a ghost. Only for as long as no job has run: after that its word is a job's.
     #[must_use]
     pub fn haunted(&self) -> bool {
@@ -202,6 +216,15 @@ impl Report {
 }
 
 impl Job {
+    /// It has ended, whatever else is known of it.
+    pub(super) fn ended(mut self, happened: Option<Timestamp>) -> Self {
+        self.completed = self.completed.or(happened);
+        if self.result.is_empty() {
+            "Unknown".clone_into(&mut self.result);
+        }
+        self
+    }
+
     /// The first job reported stays; what was unknown of it may be filled in.
     fn advanced(old: Option<&Self>, next: Option<Self>) -> Option<Self> {
         let (Some(old), Some(next)) = (old, next.clone()) else { return old.cloned().or(next) };
@@ -227,6 +250,21 @@ mod tests {
         let busy = Report { state: AgentState::Busy, ..Report::default() };
         let told = busy.advanced_to(Report { state: AgentState::Idle, ..Report::default() });
         assert_eq!(told.state, AgentState::Busy);
+    }
+
+    #[test]
+    fn an_event_tells_what_a_report_of_it_would_and_takes_nothing_back() {
+        let exit = Exit { kind: ExitKind::Failed, code: 1, detail: String::new() };
+        let health = Some(Health::default());
+        let known = Report { exit: Some(exit.clone()), error: "e".into(), health, ..Report::default() };
+        let job = Some(Job { result: "Failed".into(), ..Job::default() });
+        let detail = String::new();
+        let event =
+            Event { sequence: 1, kind: EventKind::JobCompleted, happened: None, job: job.clone(), exit: None, detail };
+        let told = known.told(&event);
+        assert_eq!((told.state, &told.job, told.exit.as_ref()), (AgentState::Busy, &job, Some(&exit)));
+        assert_eq!((told.error.as_str(), told.health), ("e", health));
+        assert_eq!(known.told(&Event { kind: EventKind::VmStarted, ..event }), known);
     }
 
     #[test]

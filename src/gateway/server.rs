@@ -99,7 +99,12 @@ pub struct GatewayConfig {
     pub serving: watch::Receiver<bool>,
     /// Counts refusals by reason.
     pub on_refusal: Observer,
+    /// Counts agents' events, by kind and what became of them.
+    pub on_event: EventObserver,
 }
+
+/// Told the kind of every event and what became of it: labels of a counter.
+pub type EventObserver = Arc<dyn Fn(&'static str, &'static str) + Send + Sync>;
 
 impl fmt::Debug for GatewayConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -22,8 +22,9 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use super::{
-    attestation::{Attestor, Claim, Denied},
+    attestation::{Attestor, Claim, Denied, key},
     convert,
+    events::{Event, Heard},
     peer::Peer,
     rate::TokenBucket,
     refusals::Refusal,
@@ -32,7 +33,10 @@ use super::{
     sessions::{Introduction, Session},
     settings::settings,
 };
-use crate::{crd::conditions::cut, wakes::Key};
+use crate::{
+    crd::{RunnerVm, conditions::cut},
+    wakes::Key,
+};
 
 /// Messages that may wait for a slow connection.
 const OUTGOING_QUEUE: usize = 8;
@@ -57,6 +61,7 @@ struct Inner {
 /// An open session and the ends of its stream.
 struct Stream {
     session: Session,
+    acks: watch::Receiver<u64>,
     bucket: TokenBucket,
     incoming: Streaming<AgentMessage>,
     outgoing: Outgoing,
@@ -115,20 +120,25 @@ impl Inner {
         let _open = peer.opened();
         let sessions = &self.attestor.sessions;
         let agent = Introduction { version: claim.version, minor: claim.minor };
-        let (session, commands) = sessions.open(vm, agent, report, self.attestor.now());
+        let (session, commands) = sessions.open(key(&vm), agent, report, self.attestor.now());
+        let acks = sessions.acks(&session, acked(&vm));
         // Closed whatever way this ends, also when the future is dropped.
         let session = Closing { inner: self, session };
         info!(vm = %session.session.vm(), "an agent opened its session");
         let caps = self.config.caps;
         let bucket = TokenBucket::new(caps.messages_per_second, caps.message_burst, Instant::now());
-        let stream = Stream { session: session.session.clone(), bucket, incoming, outgoing };
+        let stream = Stream { session: session.session.clone(), acks, bucket, incoming, outgoing };
         let end = self.exchange(stream, commands).await;
         info!(vm = %session.session.vm(), reason = end.message(), "an agent's session ended");
         end
     }
 
     /// Reads the hello and finds out whose it is.
-    async fn admit(&self, peer: &Peer, incoming: &mut Streaming<AgentMessage>) -> Result<(Key, Claim, Report), Status> {
+    async fn admit(
+        &self,
+        peer: &Peer,
+        incoming: &mut Streaming<AgentMessage>,
+    ) -> Result<(Arc<RunnerVm>, Claim, Report), Status> {
         let first = incoming.message().await?.and_then(|message| message.message);
         let Some(agent_message::Message::Hello(hello)) = first else { return Err(self.turn_away(Refusal::BadHello)) };
         let boot_id = cut(&hello.boot_id, WORD_LIMIT);
@@ -160,6 +170,10 @@ impl Inner {
     /// Both directions until the session ends; returns why it did.
     async fn exchange(&self, mut stream: Stream, mut commands: mpsc::Receiver<(String, Command)>) -> Status {
         let mut next = Some(Message::Welcome(self.welcome(stream.session.vm())));
+        // Before the agent tells again what the operator before this one has dealt with.
+        if *stream.acks.borrow() > 0 {
+            stream.acks.mark_changed();
+        }
         loop {
             if let Some(message) = next.take()
                 && let Err(end) = stream.send(message).await
@@ -169,8 +183,16 @@ impl Inner {
             tokio::select! {
                 command = commands.recv() => match command {
                     Some((id, command)) => next = Some(Message::Command(stream.command(id, command))),
-                    None => return replaced(),
+                    None => {
+                        // A VM that is gone takes its unacked events along. The agent may have left too.
+                        drop(stream.send(stream.acked()).await);
+                        return replaced();
+                    }
                 },
+                Ok(()) = stream.acks.changed() => {
+                    stream.acks.mark_unchanged();
+                    next = Some(stream.acked());
+                }
                 message = stream.incoming.message() => {
                     if let Err(end) = self.hear(&mut stream, message) {
                         return end;
@@ -198,8 +220,7 @@ impl Inner {
     fn hear(&self, stream: &mut Stream, message: Result<Option<AgentMessage>, Status>) -> Result<(), Status> {
         let message = message?.ok_or_else(|| Status::ok("the agent ended its session"))?;
         if !stream.bucket.take(Instant::now()) {
-            self.attestor.refusals.count(Refusal::TooManyMessages);
-            return Err(Status::resource_exhausted(Refusal::TooManyMessages.to_string()));
+            return Err(self.break_off(Refusal::TooManyMessages));
         }
         match message.message {
             Some(agent_message::Message::Report(report)) => {
@@ -217,6 +238,7 @@ impl Inner {
                 self.attestor.sessions.diagnosed(&stream.session, chunk.into());
                 Ok(())
             }
+            Some(agent_message::Message::Event(event)) => self.hear_event(&stream.session, &event.into()),
             Some(agent_message::Message::Hello(_)) => Err(Status::invalid_argument("a second hello")),
             // Something a newer agent says: no harm in not understanding it.
             None => Ok(()),
@@ -224,7 +246,38 @@ impl Inner {
     }
 }
 
+impl Inner {
+    fn hear_event(&self, session: &Session, event: &Event) -> Result<(), Status> {
+        let heard = self.attestor.sessions.event(session, event, self.attestor.now());
+        let (vm, kind, sequence) = (session.vm(), event.kind.as_str(), event.sequence);
+        (self.config.on_event)(kind, heard.as_str());
+        match heard {
+            Heard::New => {
+                let job = event.job.as_ref().map(|job| job.name.as_str());
+                info!(%vm, kind, sequence, job, detail = event.detail, "Agent's event");
+                Ok(())
+            }
+            Heard::Replayed => {
+                debug!(%vm, kind, sequence, "an agent told an event again");
+                Ok(())
+            }
+            Heard::TooMany => Err(self.break_off(Refusal::TooManyEvents)),
+            Heard::Bad => Err(self.break_off(Refusal::BadEvent)),
+            Heard::Gone => Err(replaced()),
+        }
+    }
+
+    fn break_off(&self, reason: Refusal) -> Status {
+        self.attestor.refusals.count(reason);
+        Status::resource_exhausted(reason.to_string())
+    }
+}
+
 impl Stream {
+    fn acked(&self) -> Message {
+        Message::EventAck(v1::EventAck { sequence: *self.acks.borrow() })
+    }
+
     fn command(&self, id: String, command: Command) -> v1::Command {
         debug!(vm = %self.session.vm(), %id, "sending a command");
         convert::wire(id, command)
@@ -250,6 +303,12 @@ impl Drop for Closing<'_> {
     fn drop(&mut self) {
         self.inner.attestor.sessions.close(&self.session);
     }
+}
+
+/// Up to where the status says that events are dealt with.
+fn acked(vm: &RunnerVm) -> u64 {
+    let agent = vm.status.as_ref().and_then(|status| status.agent.as_ref());
+    agent.and_then(|agent| u64::try_from(agent.acked_sequence).ok()).unwrap_or_default()
 }
 
 fn replaced() -> Status {

@@ -9,10 +9,11 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     diagnostics::{Chunk, Diagnostics},
+    events::{Event, EventKind, Heard, Ledger},
     report::{Ack, Command, Report},
     settings::Policy,
 };
@@ -32,6 +33,10 @@ pub struct AgentView {
     pub last_heard: Timestamp,
     /// Since when it says that it has no job, in the same state, while it does.
     pub idle_since: Option<Timestamp>,
+    /// Since when its job has a result.
+    pub result_since: Option<Timestamp>,
+    /// Where its events stand.
+    pub events: Ledger,
     /// Version it runs.
     pub version: String,
     /// Minor version of the protocol it speaks.
@@ -56,6 +61,7 @@ struct Entry {
     generation: u64,
     view: AgentView,
     commands: mpsc::Sender<(String, Command)>,
+    acks: watch::Sender<u64>,
 }
 
 /// Who opens a session: what its hello says besides the report.
@@ -65,6 +71,19 @@ pub struct Introduction {
     pub version: String,
     /// Minor version of the protocol it speaks.
     pub minor: u32,
+}
+
+impl Entry {
+    /// Takes in what is known now. Whether that can change a decision.
+    fn advance(&mut self, next: Report, now: Timestamp) -> bool {
+        let view = &mut self.view;
+        let news = matter(&next) != matter(&view.report);
+        view.idle_since = idle_since(Some(view), &next, now);
+        view.result_since = result_since(Some(view), &next, now);
+        view.report = next;
+        view.last_heard = now;
+        news
+    }
 }
 
 /// The agent cannot be told anything now.
@@ -118,12 +137,13 @@ impl Sessions {
             Some(entry) => entry.view.report.advanced_to(report),
             None => report,
         };
-        let idle_since = idle_since(table.entries.get(&vm).map(|e| &e.view), &report, now);
-        let before = table.entries.get(&vm).map(|entry| &entry.view);
+        let before = table.entries.get(&vm).map(|e| &e.view);
         let view = AgentView {
             connected: true,
             last_heard: now,
-            idle_since,
+            idle_since: idle_since(before, &report, now),
+            result_since: result_since(before, &report, now),
+            events: before.map(|view| view.events.clone()).unwrap_or_default(),
             version: agent.version,
             minor: agent.minor,
             acks: before.map(|view| view.acks.clone()).unwrap_or_default(),
@@ -131,7 +151,8 @@ impl Sessions {
             report,
         };
         table.unsupported.remove(&vm);
-        table.entries.insert(vm.clone(), Entry { generation, view, commands });
+        let acks = watch::Sender::new(view.events.acked());
+        table.entries.insert(vm.clone(), Entry { generation, view, commands, acks });
         drop(table);
         self.wakes.wake(vm.clone());
         (Session { vm, generation }, receiver)
@@ -146,10 +167,7 @@ impl Sessions {
             return false;
         };
         let next = entry.view.report.advanced_to(report);
-        let news = matter(&next) != matter(&entry.view.report);
-        entry.view.idle_since = idle_since(Some(&entry.view), &next, now);
-        entry.view.report = next;
-        entry.view.last_heard = now;
+        let news = entry.advance(next, now);
         drop(table);
         if news {
             self.wakes.wake(session.vm.clone());
@@ -234,6 +252,50 @@ impl Sessions {
         self.lock().unsupported.get(vm).cloned()
     }
 
+    /// The acks of this session's events; `written` is what the RunnerVM's status says to be dealt with.
+    #[must_use]
+    pub fn acks(&self, session: &Session, written: u64) -> watch::Receiver<u64> {
+        let mut table = self.lock();
+        match table.entries.get_mut(&session.vm).filter(|e| e.generation == session.generation) {
+            Some(entry) => {
+                entry.view.events.resume(written);
+                entry.acks.send_replace(entry.view.events.acked());
+                entry.acks.subscribe()
+            }
+            None => watch::channel(written).1,
+        }
+    }
+
+    /// Takes an event in; wakes the controller for what it has to write.
+    #[must_use]
+    pub fn event(&self, session: &Session, event: &Event, now: Timestamp) -> Heard {
+        let mut table = self.lock();
+        let Some(entry) = table.entries.get_mut(&session.vm).filter(|e| e.generation == session.generation) else {
+            return Heard::Gone;
+        };
+        let heard = entry.view.events.hear(event);
+        if heard == Heard::New {
+            let next = entry.view.report.told(event);
+            let waits = entry.view.events.waiting().next().is_some();
+            if entry.advance(next, now) || waits {
+                self.wakes.wake(session.vm.clone());
+            }
+        }
+        // Also for a replay: its ack was lost.
+        entry.acks.send_replace(entry.view.events.acked());
+        heard
+    }
+
+    /// The status of this VM, as it is written, has these effects.
+    pub fn settle(&self, vm: &Key, is_written: impl Fn(EventKind) -> bool) {
+        let mut table = self.lock();
+        if let Some(entry) = table.entries.get_mut(vm)
+            && entry.view.events.settle(is_written)
+        {
+            entry.acks.send_replace(entry.view.events.acked());
+        }
+    }
+
     /// The connection of this session is gone.
     pub fn close(&self, session: &Session) {
         let mut table = self.lock();
@@ -288,12 +350,18 @@ impl Sessions {
         table.entries.keys().chain(table.rebooted.keys()).chain(table.unsupported.keys()).cloned().collect()
     }
 
-    /// Forgets a VM that is gone; its connection ends.
-    pub fn forget(&self, vm: &Key) {
+    /// Forgets a VM that is gone; its connection ends. Events that waited for a write are acked, for there is nothing
+    /// left to write to, and returned.
+    #[must_use]
+    pub fn forget(&self, vm: &Key) -> Vec<EventKind> {
         let mut table = self.lock();
-        table.entries.remove(vm);
         table.rebooted.remove(vm);
         table.unsupported.remove(vm);
+        let Some(mut entry) = table.entries.remove(vm) else { return Vec::new() };
+        let waiting = entry.view.events.waiting().collect();
+        entry.view.events.settle(|_| true);
+        entry.acks.send_replace(entry.view.events.acked());
+        waiting
     }
 
     /// Open sessions.
@@ -311,6 +379,12 @@ impl Sessions {
 fn idle_since(before: Option<&AgentView>, report: &Report, now: Timestamp) -> Option<Timestamp> {
     let kept = before.filter(|view| view.report.state == report.state).and_then(|view| view.idle_since);
     report.jobless().then(|| kept.unwrap_or(now))
+}
+
+/// Since when the agent tells its job's result.
+fn result_since(before: Option<&AgentView>, report: &Report, now: Timestamp) -> Option<Timestamp> {
+    let told = report.job.as_ref().is_some_and(|job| !job.result.is_empty());
+    told.then(|| before.and_then(|view| view.result_since).unwrap_or(now))
 }
 
 /// What of a report can change a decision. The rest can change with every message: an agent that makes it so must not
@@ -382,6 +456,39 @@ mod tests {
         assert!(futures::poll!(woken.next()).is_pending());
         assert!(sessions.report(&session, Report { state: AgentState::Ready, ..Report::default() }, now()));
         assert!(futures::poll!(woken.next()).is_ready());
+    }
+
+    fn event(sequence: u64, kind: EventKind) -> Event {
+        Event { sequence, kind, happened: None, job: None, exit: None, detail: String::new() }
+    }
+
+    #[test]
+    fn an_events_ack_follows_its_write_and_outlives_the_connection() {
+        let sessions = Sessions::default();
+        let vm = Key::new("ci", "vm");
+        let (session, _commands) = sessions.open(vm.clone(), Introduction::default(), Report::default(), now());
+        let acks = sessions.acks(&session, 5);
+        assert_eq!(sessions.event(&session, &event(5, EventKind::JobStarted), now()), Heard::Replayed);
+        assert_eq!(sessions.event(&session, &event(9, EventKind::JobCompleted), now()), Heard::New);
+        assert_eq!(*acks.borrow(), 8);
+        let (session, _commands) = sessions.open(vm.clone(), Introduction::default(), Report::default(), now());
+        let acks = sessions.acks(&session, 5);
+        assert_eq!(sessions.event(&session, &event(9, EventKind::JobCompleted), now()), Heard::Replayed);
+        assert_eq!(*acks.borrow(), 8);
+        sessions.settle(&vm, |_| true);
+        assert_eq!(*acks.borrow(), 9);
+    }
+
+    #[test]
+    fn events_of_a_vm_that_is_gone_are_acked_and_given_back() {
+        let sessions = Sessions::default();
+        let vm = Key::new("ci", "vm");
+        let (session, _commands) = sessions.open(vm.clone(), Introduction::default(), Report::default(), now());
+        let acks = sessions.acks(&session, 0);
+        assert_eq!(sessions.event(&session, &event(9, EventKind::JobCompleted), now()), Heard::New);
+        assert_eq!(sessions.forget(&vm), [EventKind::JobCompleted]);
+        assert_eq!(*acks.borrow(), 9);
+        assert_eq!(sessions.event(&session, &event(10, EventKind::Error), now()), Heard::Gone);
     }
 
     #[test]

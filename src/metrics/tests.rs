@@ -16,7 +16,8 @@ fn eventful() -> Metrics {
     metrics.api_call("github", "generate_jitconfig", "ok");
     metrics.attestation_refused("WrongAudience");
     metrics.sessions(3);
-    metrics.job_finished("Succeeded");
+    metrics.agent_event("job_completed", "New");
+    metrics.job_finished("ci", "linux", "Succeeded");
     metrics.vm_created();
     metrics.vm_removed("JobFinished");
     metrics.group_backoff("acme-ci/us-central1-a/ci", Some(ErrorClass::Capacity));
@@ -43,7 +44,8 @@ fn each_event_moves_its_series() {
         (r#"miglet_api_calls_total{backend="github",method="generate_jitconfig",outcome="ok"}"#, 1.0),
         (r#"miglet_attestation_refused_total{reason="WrongAudience"}"#, 1.0),
         ("miglet_sessions", 3.0),
-        (r#"miglet_jobs_finished_total{result="Succeeded"}"#, 1.0),
+        (r#"miglet_agent_events_total{kind="job_completed",outcome="New"}"#, 1.0),
+        (r#"miglet_jobs_finished_total{namespace="ci",pool="linux",result="Succeeded"}"#, 1.0),
         ("miglet_vms_created_total", 1.0),
         (r#"miglet_vms_removed_total{reason="JobFinished"}"#, 1.0),
         (r#"miglet_group_backoff{group="acme-ci/us-central1-a/ci",reason="Stockout"}"#, 1.0),

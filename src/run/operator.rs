@@ -128,6 +128,7 @@ impl Operator {
             wakes: bells.vms,
             memories: context.memories.clone(),
             sessions: sessions.clone(),
+            metrics: self.metrics.clone(),
             backoffs: context.backoffs.clone(),
             clock: Arc::clone(&self.clock),
             interval,

@@ -90,7 +90,7 @@ impl Operator {
     }
 
     pub(super) fn gateway_config(&self) -> Result<GatewayConfig, RunError> {
-        let metrics = self.metrics.clone();
+        let (metrics, events) = (self.metrics.clone(), self.metrics.clone());
         let jwks_url = match &self.config.services.jwks_url {
             Some(url) => url.clone(),
             None => GOOGLE_KEYS.parse()?,
@@ -109,6 +109,7 @@ impl Operator {
             caps: Caps::default(),
             serving: self.leadership.watch(),
             on_refusal: Arc::new(move |reason| metrics.attestation_refused(reason)),
+            on_event: Arc::new(move |kind, outcome| events.agent_event(kind, outcome)),
         })
     }
 

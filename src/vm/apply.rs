@@ -14,6 +14,7 @@ use super::{
     Context, Error,
     memory::{Creation, Memory},
     plan::{End, Step, later},
+    status::has_effect,
     tell::{END_REASONS, word},
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
         names,
     },
     forge::{Deletion, ForgeError, ForgeErrorClass, Registered, Registration, SharedRunners},
-    gateway::report::Command,
+    gateway::{events::Heard, report::Command},
     kubernetes,
     wakes::Key,
 };
@@ -87,7 +88,13 @@ impl<'a> Actor<'a> {
             self.kube("writing the status", self.api().replace_status(&self.vm.name_any(), &params, &next)).await?;
         let now = self.context.clock.now();
         self.remember(|memory| memory.wrote(written.resource_version().as_deref(), now))?;
+        self.settle(status);
         Ok(written)
+    }
+
+    /// Acks the events whose effects are in this status, which is written.
+    pub(super) fn settle(&self, status: &RunnerVmStatus) {
+        self.context.sessions.settle(&self.key, |kind| has_effect(status, kind));
     }
 
     async fn create(&self) -> Result<(), Error> {
@@ -244,7 +251,9 @@ impl<'a> Actor<'a> {
         self.context.metrics.vm_removed(word(&reason, &END_REASONS));
         self.context.backoffs.succeeded(&format!("{}/registration", self.uid));
         self.context.memories.forget(&self.uid);
-        self.context.sessions.forget(&self.key);
+        for kind in self.context.sessions.forget(&self.key) {
+            self.context.metrics.agent_event(kind.as_str(), Heard::Gone.as_str());
+        }
         Ok(())
     }
 

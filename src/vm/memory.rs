@@ -94,6 +94,8 @@ pub struct Memory {
     pub last_words: Option<String>,
     /// Last trouble with the forge, in words.
     pub forge_trouble: Option<String>,
+    /// What became of its job was told on the pool.
+    pub job_told: bool,
     /// The end of the registration is known (204, or corroborated).
     pub registration_gone: bool,
 }

@@ -17,7 +17,10 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::view::{Timing, VmView};
-use crate::compute::{DeleteTarget, ErrorClass};
+use crate::{
+    compute::{DeleteTarget, ErrorClass},
+    gateway::sessions::AgentView,
+};
 
 mod drain;
 mod life;
@@ -25,6 +28,10 @@ mod orders;
 
 pub use life::silent;
 pub use orders::{LOG_LEVEL_SECONDS, Order, Topic, drain_deadline};
+
+/// A runner ends within a moment of its job, and one write tells both. A result that is not written is not acked, and
+/// lost with its machine: it does not wait for longer.
+const RESULT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What to do, and when to look again if nothing else happens.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,6 +137,9 @@ pub fn plan(view: &VmView, now: Timestamp, timing: &Timing) -> Plan {
         Some(requested) => drain::plan(view, requested, now, timing),
         None => life::plan(view, now, timing),
     };
+    if let Some(due) = view.agent.as_ref().and_then(result_due).filter(|due| now < *due) {
+        plan.again = plan.again.min(until(due, now));
+    }
     if plan.step == Step::Wait {
         let (order, look) = orders::next(view, now);
         let look = look.into_iter().chain(orders::renewal(view, now)).min();
@@ -138,6 +148,12 @@ pub fn plan(view: &VmView, now: Timestamp, timing: &Timing) -> Plan {
     }
     plan.again = plan.again.max(Duration::from_millis(20));
     plan
+}
+
+/// When a job's result is written without its runner's end.
+#[must_use]
+pub fn result_due(agent: &AgentView) -> Option<Timestamp> {
+    agent.result_since.map(|since| later(since, RESULT_PAUSE))
 }
 
 /// `time` plus `duration`, as late as it gets.

@@ -22,8 +22,9 @@ use crate::{
         groups::{Groups, Listing},
     },
     crd::RunnerVm,
-    gateway::sessions::Sessions,
+    gateway::{events::Heard, sessions::Sessions},
     health::Heartbeat,
+    metrics::Metrics,
     wakes::{Key, Wakes},
 };
 
@@ -40,6 +41,8 @@ pub struct Poller {
     pub memories: Memories,
     /// Their agents.
     pub sessions: Sessions,
+    /// Counts what they had left to say.
+    pub metrics: Metrics,
     /// Their delays.
     pub backoffs: Backoffs,
     /// The time.
@@ -102,7 +105,9 @@ impl Poller {
             self.backoffs.succeeded(uid);
         }
         for key in keys.difference(&there_keys) {
-            self.sessions.forget(key);
+            for kind in self.sessions.forget(key) {
+                self.metrics.agent_event(kind.as_str(), Heard::Gone.as_str());
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{
-    plan::{End, Plan, Step, later_by, silent},
+    plan::{End, Plan, Step, later_by, result_due, silent},
     view::{Access, Presence, Timing, VmView},
 };
 use crate::{
@@ -15,7 +15,10 @@ use crate::{
         },
         names,
     },
-    gateway::report::{AgentState, Job, Report},
+    gateway::{
+        events::EventKind,
+        report::{AgentState, Job, Report},
+    },
 };
 
 /// What this VM's status should be.
@@ -29,8 +32,10 @@ pub fn status(view: &VmView, plan: &Plan, now: Timestamp, timing: &Timing) -> Ru
     marks(&mut new, plan, now, view);
     machine(&mut new, view, now);
     if let Some(agent) = &view.agent {
-        // The result comes a moment before the runner's end, which is written anyway.
-        let over = agent.report.exit.is_some() || ending(view, plan);
+        // The result comes a moment before the runner's end, which is written anyway: but not for longer than a moment.
+        let waited = result_due(agent).is_some_and(|due| now >= due);
+        let told = old.job.as_ref().is_some_and(|job| !job.result.is_empty());
+        let over = agent.report.exit.is_some() || ending(view, plan) || waited || told;
         report(&mut new, &agent.report, &agent.version, over);
     }
     new.phase = phase(view, &new, plan, now, timing);
@@ -38,8 +43,31 @@ pub fn status(view: &VmView, plan: &Plan, now: Timestamp, timing: &Timing) -> Ru
     new.conditions = conditions(&old.conditions, found, Some(new.observed_generation), now);
     if new != old {
         heartbeat(&mut new, view);
+        acked(&mut new, view);
     }
     new
+}
+
+/// Whether what follows from such an event is in this status.
+#[must_use]
+pub fn has_effect(status: &RunnerVmStatus, kind: EventKind) -> bool {
+    match kind {
+        EventKind::JobStarted => status.job.is_some(),
+        EventKind::JobCompleted => {
+            status.job.as_ref().is_some_and(|job| job.completed_time.is_some() || !job.result.is_empty())
+        }
+        EventKind::RunnerCrashed => find(&status.conditions, DRAINING).is_some_and(|c| c.status == "True"),
+        _ => true,
+    }
+}
+
+/// In the same write as what follows from the events, and never a reason for one.
+fn acked(new: &mut RunnerVmStatus, view: &VmView) {
+    let Some(heard) = &view.agent else { return };
+    let settled = heard.events.settled(|kind| has_effect(new, kind));
+    if let Some(agent) = &mut new.agent {
+        agent.acked_sequence = i64::try_from(settled).map_or(agent.acked_sequence, |n| n.max(agent.acked_sequence));
+    }
 }
 
 /// Whether writing `new` must come before the effect: it is the memory that the effect may have happened.

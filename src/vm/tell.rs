@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::ResourceExt;
+use kube::{ResourceExt, runtime::events::EventType};
 use tracing::info;
 
 use super::{Context, plan::End};
@@ -14,6 +14,8 @@ use crate::{
         JobStatus, RunnerVm, RunnerVmStatus,
         conditions::{DRAINING, READY, find},
     },
+    events::Once,
+    metrics::JOB_RESULTS,
 };
 
 /// Why VMs end: the closed set of a metric's label.
@@ -44,7 +46,6 @@ pub(super) const END_REASONS: [&str; 25] = [
     "PoolDeleted",
     "Deleted",
 ];
-const JOB_RESULTS: [&str; 7] = ["Succeeded", "SucceededWithIssues", "Failed", "Canceled", "Skipped", "Abandoned", LOST];
 /// What became of a job of which no end was reported.
 const LOST: &str = "Lost";
 /// Ends that take a running job along.
@@ -89,13 +90,12 @@ impl Context {
         }
     }
 
-    /// Tells what became of the job of an object that goes, unless that was told when its life ended.
+    /// Tells what became of the job of an object that goes, unless this process told it when its life ended.
     pub(super) async fn last_told(&self, vm: &RunnerVm) {
         let status = vm.status.as_ref();
         let draining = status.and_then(|status| find(&status.conditions, DRAINING));
-        let reason = draining.map(|condition| condition.reason.as_str()).unwrap_or_default();
         match status.and_then(|status| status.job.as_ref()) {
-            _ if reason == "JobCompleted" || FATAL.contains(&reason) => {}
+            _ if self.memories.get(&vm.uid().unwrap_or_default()).job_told => {}
             Some(job) if job.completed_time.is_some() => self.job_told(vm).await,
             Some(job) => {
                 let why = draining.map(|condition| condition.message.as_str()).unwrap_or_default();
@@ -106,19 +106,34 @@ impl Context {
     }
 
     async fn job_lost(&self, vm: &RunnerVm, job: &JobStatus, why: &str) {
-        info!(vm = %vm.name_any(), job = job.summary, run = job.run_id, why, "Job lost");
-        self.metrics.job_finished(LOST);
-        let job = JobStatus { result: LOST.to_owned(), ..job.clone() };
-        self.events.warn(&pool_of(vm), "JobLost", format!("{}: {why}", sentence(&job, &vm.name_any()))).await;
+        let lost = JobStatus { result: LOST.to_owned(), ..job.clone() };
+        let note = format!("{}: {why}", sentence(&lost, &vm.name_any()));
+        if self.told_once(vm, EventType::Warning, "JobLost", note).await {
+            info!(vm = %vm.name_any(), job = job.summary, run = job.run_id, why, "Job lost");
+            self.count_job(vm, LOST);
+        }
     }
 
     /// Tells a finished job.
     async fn job_told(&self, vm: &RunnerVm) {
         let job = vm.status.as_ref().and_then(|status| status.job.as_ref());
         let Some(job) = job else { return };
-        info!(vm = %vm.name_any(), job = job.summary, result = job.result, run = job.run_id, "Job finished");
-        self.metrics.job_finished(word(&job.result, &JOB_RESULTS));
-        self.events.say(&pool_of(vm), "JobFinished", sentence(job, &vm.name_any())).await;
+        if self.told_once(vm, EventType::Normal, "JobFinished", sentence(job, &vm.name_any())).await {
+            info!(vm = %vm.name_any(), job = job.summary, result = job.result, run = job.run_id, "Job finished");
+            self.count_job(vm, word(&job.result, &JOB_RESULTS));
+        }
+    }
+
+    /// A VM has one job: one event of it, however many operators die around its telling. False when an earlier one told.
+    async fn told_once(&self, vm: &RunnerVm, type_: EventType, reason: &str, note: String) -> bool {
+        let once = Once { name: format!("{}.job", vm.name_any()), type_, reason, note, at: self.clock.now() };
+        let news = self.events.once(&pool_of(vm), once).await;
+        self.memories.update(&vm.uid().unwrap_or_default(), |memory| memory.job_told = true);
+        news
+    }
+
+    fn count_job(&self, vm: &RunnerVm, result: &'static str) {
+        self.metrics.job_finished(&vm.namespace().unwrap_or_default(), &vm.spec.pool.name, result);
     }
 }
 

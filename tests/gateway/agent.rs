@@ -32,7 +32,7 @@ use crate::{
     world::{World, now},
 };
 
-const WAIT: Duration = Duration::from_secs(10);
+pub(crate) const WAIT: Duration = Duration::from_secs(10);
 
 /// A key of an agent's own.
 pub(crate) struct Identity {

@@ -5,6 +5,7 @@
 
 mod agent;
 mod attestation;
+mod events;
 mod hostile;
 mod kube_server;
 mod sessions;

@@ -181,6 +181,7 @@ impl World {
             caps,
             serving: serving_receiver,
             on_refusal: Arc::new(move |reason| seen.lock().unwrap().push(reason)),
+            on_event: Arc::new(|_, _| {}),
         };
         let sessions = Sessions::new(Wakes::default());
         let may_act = Arc::new(AtomicBool::new(true));

@@ -66,10 +66,14 @@ pub enum ArchiveError {
 /// When it is damaged, dangerous, too large, or cannot be written; what was written stays in `root`.
 pub(super) fn unpack(archive: &Path, root: &Path, allowance: u64) -> Result<(), ArchiveError> {
     let file = File::open(archive).map_err(ArchiveError::Read)?;
-    read(BufReader::new(file), root, allowance)
+    unpack_stream(BufReader::new(file), root, allowance)
 }
 
-fn read(gzipped: impl Read, root: &Path, allowance: u64) -> Result<(), ArchiveError> {
+/// The same for bytes from anywhere.
+///
+/// # Errors
+/// As of an archive on disk.
+pub fn unpack_stream(gzipped: impl Read, root: &Path, allowance: u64) -> Result<(), ArchiveError> {
     let counted = Counted { inner: GzDecoder::new(gzipped), left: allowance, allowance };
     let mut archive = Archive::new(counted);
     let mut names = Names::default();

@@ -172,6 +172,7 @@ impl Collected {
             maximum_lifetime: maximum_lifetime?,
             metadata_host: metadata_host?,
             boot_id: self.text("boot-id").or_else(kernel_boot_id).unwrap_or_default(),
+            spool_bytes: crate::spool::SIZE,
             log_level: log_level?,
             program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("miglet")),
             sources: self.sourced(),

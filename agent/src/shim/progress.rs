@@ -21,19 +21,22 @@ enum Mark<'a> {
 
 /// What is known so far.
 #[derive(Debug)]
-pub(crate) struct Progress {
+pub struct Progress {
     runner: Runner,
     identity: Option<Identity>,
     last: VecDeque<String>,
 }
 
 impl Progress {
-    pub(crate) fn new(runner: Runner) -> Self {
+    /// Of a runner of which nothing was heard.
+    #[must_use]
+    pub fn new(runner: Runner) -> Self {
         Self { runner, identity: None, last: VecDeque::with_capacity(KEPT_LINES) }
     }
 
     /// The snapshot for state file and agent.
-    pub(crate) fn snapshot(&self) -> Runner {
+    #[must_use]
+    pub fn snapshot(&self) -> Runner {
         let mut runner = self.runner.clone();
         runner.lines = self.last.iter().cloned().collect();
         if let (Some(job), Some(identity)) = (&mut runner.job, &self.identity) {
@@ -43,7 +46,8 @@ impl Progress {
     }
 
     /// How far it has come.
-    pub(crate) fn phase(&self) -> Phase {
+    #[must_use]
+    pub fn phase(&self) -> Phase {
         self.runner.phase
     }
 
@@ -53,7 +57,7 @@ impl Progress {
     }
 
     /// Takes one line of the listener; true when it changed the snapshot's state.
-    pub(crate) fn line(&mut self, bytes: &[u8], now_ms: i64) -> bool {
+    pub fn line(&mut self, bytes: &[u8], now_ms: i64) -> bool {
         let text = String::from_utf8_lossy(bytes);
         if text.trim().is_empty() {
             return false;

@@ -116,7 +116,7 @@ impl Supervisor for Shim {
         started.map_err(|error| failed("run the runner")(io::Error::other(in_full(&error))))?;
         self.follow(launch.registration);
         let handed = timeout(HANDOVER_DEADLINE, self.hand_over(&launch.jit_config)).await;
-        let handed = handed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let handed = handed.unwrap_or_else(|_| Err(io::Error::other(last_words(&self.paths))));
         handed.map_err(failed("hand the registration to the runner's supervisor"))
     }
 
@@ -176,7 +176,7 @@ impl Follower {
                 }
                 Ok(Some(_)) => {}
                 Ok(None) if begun.elapsed() < FIRST_RECORD_DEADLINE => {}
-                Ok(None) => return self.tell(self.unstarted().failed(&self.last_words())),
+                Ok(None) => return self.tell(self.unstarted().failed(&last_words(&self.paths))),
                 Err(error) => {
                     tracing::warn!(%error, "cannot read the runner's record");
                     if begun.elapsed() > FIRST_RECORD_DEADLINE {
@@ -223,13 +223,6 @@ impl Follower {
         }
     }
 
-    /// What a shim that left no record said last.
-    fn last_words(&self) -> String {
-        let log = std::fs::read_to_string(self.paths.shim_log()).unwrap_or_default();
-        let last = log.lines().next_back().map(|line| format!(": {line}")).unwrap_or_default();
-        format!("the runner was never started{last}")
-    }
-
     fn unstarted(&self) -> Runner {
         let Registration { command_id, runner_name, .. } = self.registration.clone();
         Runner { command_id, name: runner_name, ..Runner::default() }
@@ -246,4 +239,11 @@ impl Follower {
             changed
         });
     }
+}
+
+/// What a shim that left no record said last.
+fn last_words(paths: &Paths) -> String {
+    let log = std::fs::read_to_string(paths.shim_log()).unwrap_or_default();
+    let last = log.lines().next_back().map(|line| format!(": {line}")).unwrap_or_default();
+    format!("the runner was never started{last}")
 }

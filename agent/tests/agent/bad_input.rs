@@ -150,7 +150,8 @@ async fn a_runner_nobody_may_execute_is_told_and_no_registration_is_asked_for() 
     std::fs::set_permissions(world.paths.listener(), PermissionsExt::from_mode(0o644)).unwrap();
     session.register("r1", JIT).await;
     session.until_state(AgentState::Error).await;
-    assert_eq!(detail(&session), "could not start bin/Runner.Listener: Permission denied (os error 13)");
+    let detail = detail(&session);
+    assert!(detail.contains("could not start bin/Runner.Listener: Permission denied"), "{detail}");
 }
 
 #[tokio::test]

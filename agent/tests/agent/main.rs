@@ -7,6 +7,8 @@ mod commands;
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod install;
 #[cfg(test)]
 mod listener;

@@ -12,8 +12,9 @@ use std::{
 
 use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use miglet_proto::PROTOCOL_MINOR;
 use miglet_proto::v1::{
-    self, AgentState, Command, OperatorMessage, Report, Welcome,
+    self, AgentState, Command, EventKind, OperatorMessage, Report, Welcome,
     agent_message::Message,
     agent_service_server::{AgentService, AgentServiceServer},
     command::Command as Wanted,
@@ -94,6 +95,10 @@ pub(crate) struct Session {
     pub(crate) acks: Vec<v1::CommandAck>,
     /// Every piece of diagnostics so far.
     pub(crate) chunks: Vec<v1::DiagnosticsChunk>,
+    /// Every event so far.
+    pub(crate) events: Vec<v1::Event>,
+    /// Whether events are acked as they come.
+    pub(crate) acking: bool,
     incoming: Streaming<v1::AgentMessage>,
     outgoing: mpsc::Sender<Result<OperatorMessage, Status>>,
 }
@@ -105,6 +110,10 @@ impl Operator {
 
     /// One that answers every hello with this status.
     pub(crate) async fn refusing(identity: &Identity, address: &str, refusal: Option<Status>) -> Self {
+        Self::speaking(identity, address, refusal, PROTOCOL_MINOR).await
+    }
+
+    pub(crate) async fn speaking(identity: &Identity, address: &str, refusal: Option<Status>, minor: u32) -> Self {
         let listener = TcpListener::bind(address).await.expect("listen");
         let address = listener.local_addr().expect("address");
         let (opened, sessions) = mpsc::channel(16);
@@ -119,7 +128,7 @@ impl Operator {
             }
         };
         let settings = Arc::default();
-        let service = Service { opened, refusal: Mutex::new(refusal), settings: Arc::clone(&settings) };
+        let service = Service { opened, minor, refusal: Mutex::new(refusal), settings: Arc::clone(&settings) };
         let service = AgentServiceServer::new(service);
         let serving =
             tonic::transport::Server::builder().add_service(service).serve_with_incoming(ReceiverStream::new(accepted));
@@ -165,16 +174,41 @@ impl Session {
     pub(crate) async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         let wait = async {
             while !holds(self) {
-                match self.incoming.message().await.expect("session is open").and_then(|m| m.message) {
-                    Some(Message::Report(report)) => (self.report, self.reports) = (report, self.reports + 1),
-                    Some(Message::Ack(ack)) => self.acks.push(ack),
-                    Some(Message::Diagnostics(chunk)) => self.chunks.push(chunk),
-                    other => panic!("unexpected message {other:?}"),
-                }
+                let message = self.incoming.message().await.expect("session is open").and_then(|m| m.message);
+                self.take(message).await;
             }
         };
         let done = timeout(PATIENCE, wait).await;
-        assert!(done.is_ok(), "never {what}; the newest report is {:?}, acks {:?}", self.report, self.acks);
+        let Self { report, acks, events, .. } = self;
+        assert!(done.is_ok(), "never {what}; the newest report is {report:?}, acks {acks:?}, events {events:?}");
+    }
+
+    async fn take(&mut self, message: Option<Message>) {
+        match message {
+            Some(Message::Report(report)) => (self.report, self.reports) = (report, self.reports + 1),
+            Some(Message::Ack(ack)) => self.acks.push(ack),
+            Some(Message::Diagnostics(chunk)) => self.chunks.push(chunk),
+            Some(Message::Event(event)) => {
+                let sequence = event.sequence;
+                self.events.push(event);
+                if self.acking {
+                    self.ack_events(sequence).await;
+                }
+            }
+            other => panic!("unexpected message {other:?}"),
+        }
+    }
+
+    pub(crate) async fn ack_events(&self, sequence: u64) {
+        let ack = operator_message::Message::EventAck(v1::EventAck { sequence });
+        // The agent may have left.
+        self.outgoing.send(Ok(OperatorMessage { message: Some(ack) })).await.ok();
+    }
+
+    /// Takes messages until this kind of event has come.
+    pub(crate) async fn until_event(&mut self, kind: EventKind) -> v1::Event {
+        self.until(kind.as_str_name(), |s| s.events.iter().any(|event| event.kind() == kind)).await;
+        self.events.iter().find(|event| event.kind() == kind).cloned().expect("it came")
     }
 
     pub(crate) async fn until_state(&mut self, state: AgentState) {
@@ -190,9 +224,7 @@ impl Session {
     pub(crate) async fn until_closed(mut self) -> Report {
         let rest = async {
             while let Ok(Some(message)) = self.incoming.message().await {
-                if let Some(Message::Report(report)) = message.message {
-                    self.report = report;
-                }
+                self.take(message.message).await;
             }
         };
         timeout(PATIENCE, rest).await.expect("the agent says goodbye");
@@ -202,6 +234,7 @@ impl Session {
 
 struct Service {
     opened: mpsc::Sender<Session>,
+    minor: u32,
     refusal: Mutex<Option<Status>>,
     settings: Arc<Mutex<Option<v1::Settings>>>,
 }
@@ -224,12 +257,23 @@ impl AgentService for Service {
         };
         let (outgoing, messages) = mpsc::channel(16);
         let settings = self.settings.lock().expect("lock").clone();
-        let welcome = Welcome { vm_name: "vm-1".into(), heartbeat_period_seconds: 1, protocol_minor: 1, settings };
+        let protocol_minor = self.minor;
+        let welcome = Welcome { vm_name: "vm-1".into(), heartbeat_period_seconds: 1, protocol_minor, settings };
         let welcome = OperatorMessage { message: Some(operator_message::Message::Welcome(welcome)) };
         outgoing.send(Ok(welcome)).await.expect("room");
         let report = hello.report.clone().unwrap_or_default();
-        let session =
-            Session { hello, thumbprint, report, reports: 0, acks: vec![], chunks: vec![], incoming, outgoing };
+        let session = Session {
+            hello,
+            thumbprint,
+            report,
+            reports: 0,
+            acks: Vec::new(),
+            chunks: Vec::new(),
+            events: Vec::new(),
+            acking: true,
+            incoming,
+            outgoing,
+        };
         self.opened.send(session).await.expect("the test listens");
         Ok(Response::new(ReceiverStream::new(messages)))
     }

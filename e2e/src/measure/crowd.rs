@@ -15,7 +15,7 @@ use miglet_agent::{
     machine::Process,
     preparation::{Prepared, Provider},
     runner::{Exit, ExitKind, Job, JobResult, Phase, Runner},
-    settings::{self, Flags},
+    settings::{self, Flags, Settings},
     supervisor::{Launch, Registration, Supervisor, SupervisorError},
 };
 use tokio::{
@@ -108,7 +108,9 @@ async fn run(vm: &Boot, directory: &Path, jobs: Arc<Semaphore>, stop: Cancellati
         ("GCE_METADATA_HOST", vm.metadata_host.to_string()),
     ];
     let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    let settings = settings::load(&Flags::default(), &environment).await.map_err(|error| error.to_string())?;
+    let mut settings = settings::load(&Flags::default(), &environment).await.map_err(|error| error.to_string())?;
+    // Thousands of them on one disk.
+    settings.spool_bytes = 64 * 1024;
     let supervisor = Arc::new(Scripted { state: watch::Sender::new(None), jobs });
     let ports = Ports { supervisor, machine: Arc::new(Process), runners: Arc::new(Anything), log: Log::default() };
     let ended: Result<Ended, AgentError> = Box::pin(miglet_agent::run(settings, ports, stop)).await;

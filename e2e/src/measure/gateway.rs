@@ -2,10 +2,13 @@
 
 use std::{fs, net::SocketAddr, path::Path, pin::Pin, time::Duration};
 
-use miglet_proto::v1::{
-    AgentMessage, OperatorMessage, Welcome,
-    agent_service_server::{AgentService, AgentServiceServer},
-    operator_message::Message,
+use miglet_proto::{
+    PROTOCOL_MINOR,
+    v1::{
+        AgentMessage, EventAck, OperatorMessage, Welcome, agent_message,
+        agent_service_server::{AgentService, AgentServiceServer},
+        operator_message::Message,
+    },
 };
 use rustls::{
     ServerConfig,
@@ -19,13 +22,15 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::world::{Trouble, gateway_keys};
 
+/// The product's own.
+const HEARTBEAT: u32 = 15;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running gateway.
 pub(super) struct Gateway {
     pub(super) address: SocketAddr,
     pub(super) ca: String,
-    sessions: mpsc::Receiver<()>,
+    sessions: mpsc::Receiver<Orders>,
     task: JoinHandle<()>,
 }
 
@@ -47,8 +52,8 @@ impl Gateway {
         Ok(Self { address, ca: keys.ca, sessions, task })
     }
 
-    /// Waits for the next agent's hello.
-    pub(super) async fn session(&mut self) -> Result<(), Trouble> {
+    /// Waits for the next agent's hello; what it can be told with.
+    pub(super) async fn session(&mut self) -> Result<Orders, Trouble> {
         let opened = tokio::time::timeout(PATIENCE, self.sessions.recv()).await;
         opened.map_err(|_| "no agent called in within 30 s")?.ok_or_else(|| "the gateway ended".into())
     }
@@ -69,8 +74,11 @@ fn accepted(listener: TcpListener, tls: TlsAcceptor) -> impl Stream<Item = Accep
     })
 }
 
+/// Messages to one agent.
+pub(super) type Orders = mpsc::Sender<Result<OperatorMessage, Status>>;
+
 struct Welcoming {
-    opened: mpsc::Sender<()>,
+    opened: mpsc::Sender<Orders>,
 }
 
 #[tonic::async_trait]
@@ -84,15 +92,23 @@ impl AgentService for Welcoming {
         let mut incoming = request.into_inner();
         incoming.message().await?;
         let (sender, receiver) = mpsc::channel(4);
-        let welcome =
-            Welcome { vm_name: "measured".into(), heartbeat_period_seconds: 1, protocol_minor: 1, settings: None };
+        let welcome = Welcome {
+            vm_name: "measured".into(),
+            heartbeat_period_seconds: HEARTBEAT,
+            protocol_minor: PROTOCOL_MINOR,
+            settings: None,
+        };
         // Both fail only when somebody is gone already.
         sender.send(Ok(OperatorMessage { message: Some(Message::Welcome(welcome)) })).await.ok();
-        self.opened.send(()).await.ok();
+        self.opened.send(sender.clone()).await.ok();
         tokio::spawn(async move {
             // Holds the stream open, and empties it, for as long as the agent is there.
-            while let Ok(Some(_)) = incoming.message().await {}
-            drop(sender);
+            while let Ok(Some(message)) = incoming.message().await {
+                if let Some(agent_message::Message::Event(event)) = message.message {
+                    let ack = Message::EventAck(EventAck { sequence: event.sequence });
+                    sender.send(Ok(OperatorMessage { message: Some(ack) })).await.ok();
+                }
+            }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }

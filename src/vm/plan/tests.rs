@@ -13,6 +13,7 @@ use crate::{
     },
     forge::{Deletion, Runner},
     gateway::{
+        events::Ledger,
         report::{AgentState, Exit, ExitKind, Report},
         sessions::AgentView,
         settings::Settings,
@@ -130,6 +131,7 @@ impl Build for VmView {
                 boot_id: "b".into(),
                 version: "1".into(),
                 state: String::new(),
+                acked_sequence: 0,
             });
             s.instance = Some(InstanceStatus { id: "1".into(), group: "ci".into(), zone: "us-central1-a".into() });
             s.runner = Some(RunnerStatus { name: "linux-x-1".into(), attempt: 1, id: None, version: String::new() });
@@ -138,6 +140,8 @@ impl Build for VmView {
             connected: true,
             last_heard: at(20),
             idle_since: None,
+            result_since: None,
+            events: Ledger::default(),
             version: "1".into(),
             minor: 1,
             report: Report { state, ..Report::default() },
@@ -245,6 +249,7 @@ fn error(class: ErrorClass) -> ComputeError {
 }
 
 mod drain;
+mod events;
 mod life;
 mod model;
 mod orders;

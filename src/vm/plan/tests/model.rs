@@ -180,6 +180,8 @@ impl World {
             connected: true,
             last_heard: now,
             idle_since: before.or(Some(now)).filter(|_| quiet),
+            result_since: None,
+            events: Ledger::default(),
             version: "1".into(),
             minor: 1,
             report: self.agent.clone(),

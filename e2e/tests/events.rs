@@ -1,0 +1,124 @@
+//! What a VM has to tell is told at least once and shown exactly once, whoever dies meanwhile.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use k8s_openapi::api::core::v1::Event;
+use kube::api::ListParams;
+use miglet_e2e::{
+    faults::{Action, Rule},
+    world::{Held, History, Intervals, Patience, World, WorldOptions},
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// A world with a busy VM, whose operator is soon replaced.
+async fn busy() -> Result<(World, History, Held)> {
+    let intervals =
+        Intervals { lease: 2.0, request_timeout: 1.5, absence: 1.2, idle_sighting: 1.2, ..Intervals::default() };
+    let world = World::start(WorldOptions { intervals, ..WorldOptions::default() }).await?;
+    let history = world.record().await?;
+    world.apply_pool("linux", 1, json!({})).await?;
+    world.settled(1).await?;
+    let held = world.hold_job().await?;
+    Ok((world, history, held))
+}
+
+/// Has the operator killed at a request of its own: before it is out, or once it is done. True once that happened.
+fn kill_at(world: &World, method: &str, path: &str, done: bool) -> Result<impl Fn() -> bool + use<>> {
+    let (kill, fired) = world.operators.first().ok_or("no operator")?.signal_hook(Signal::KILL);
+    let action = if done { Action::CallAfter(kill) } else { Action::CallInstead(kill) };
+    world.proxy.faults().add(Rule::path(path, action).method(method).times(1));
+    let fired = Arc::clone(&fired);
+    Ok(move || fired.load(Ordering::SeqCst))
+}
+
+fn acked(vm: &Value) -> u64 {
+    vm.pointer("/status/agent/ackedSequence").and_then(Value::as_u64).unwrap_or_default()
+}
+
+fn result(vm: &Value) -> Option<&str> {
+    vm.pointer("/status/job/result").and_then(Value::as_str)
+}
+
+/// The job's result is in the status, and the pool's events have it once.
+async fn told_once(world: &World, history: &History, held: &Held) -> Result {
+    world.event(&["JobFinished", &held.vm, "Succeeded"]).await?;
+    world.vm_gone(&held.vm).await?;
+    world.settled(1).await?;
+    let versions = history.of("RunnerVM", &held.vm);
+    let results: Vec<_> = versions.iter().filter_map(result).collect();
+    assert!(!results.is_empty() && results.iter().all(|result| *result == "Succeeded"), "{results:?}");
+    assert!(versions.last().is_some_and(|vm| result(vm).is_some()), "a result that was written stays");
+    let events = world.api::<Event>().list(&ListParams::default()).await?.items;
+    let about = |event: &&Event| event.message.as_ref().is_some_and(|note| note.contains(&format!("VM {})", held.vm)));
+    let told: Vec<_> =
+        events.iter().filter(about).map(|event| (&event.reason, &event.message, &event.series)).collect();
+    assert!(told.len() == 1 && told.iter().all(|(_, _, series)| series.is_none()), "{told:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_is_written_with_its_events_number_and_told_once() -> Result {
+    let (world, history, held) = busy().await?;
+    world.let_go(&held).await?;
+    told_once(&world, &history, &held).await?;
+    let versions = history.of("RunnerVM", &held.vm);
+    let with_result = versions.iter().position(|vm| result(vm).is_some()).ok_or("no version has the result")?;
+    let (before, after) = versions.split_at(with_result);
+    let acked = |vm: Option<&Value>| vm.map(acked).unwrap_or_default();
+    let (before, after) = (acked(before.last()), acked(after.first()));
+    assert!(after > before, "acked {before} before the result, {after} with it: one write");
+    for kind in ["vm_started", "runner_registered", "job_started", "job_completed"] {
+        let series = format!("miglet_agent_events_total{{kind=\"{kind}\",outcome=\"New\"}}");
+        assert!(world.figure(&series).await? >= 1, "{series}");
+    }
+    let jobs = format!("miglet_jobs_finished_total{{namespace=\"{}\",pool=\"linux\"", world.namespace);
+    assert_eq!(world.figure(&jobs).await?, 1);
+    Ok(())
+}
+
+/// It has heard the event and says so to nobody: the agent tells it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_killed_between_a_result_and_its_write_loses_nothing() -> Result {
+    let (mut world, history, held) = busy().await?;
+    let killed = kill_at(&world, "PUT", &format!("/runnervms/{}/status", held.vm), false)?;
+    world.let_go(&held).await?;
+    Patience::default().until("the kill", || async { killed() }, |killed| *killed).await?;
+    assert!(history.of("RunnerVM", &held.vm).iter().all(|vm| result(vm).is_none()), "it was not written");
+    world.restart_operator().await?;
+    told_once(&world, &history, &held).await
+}
+
+/// The object is on its way out, and its pool does not know yet what became of the job.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_killed_before_it_told_the_pool_of_a_result_tells_it_later() -> Result {
+    let (mut world, history, held) = busy().await?;
+    let killed = kill_at(&world, "DELETE", &format!("/runnervms/{}", held.vm), true)?;
+    world.let_go(&held).await?;
+    Patience::default().until("the kill", || async { killed() }, |killed| *killed).await?;
+    world.restart_operator().await?;
+    told_once(&world, &history, &held).await
+}
+
+/// The other way round: the event is out, and nobody remembers.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_killed_after_it_told_the_pool_of_a_result_does_not_tell_it_twice() -> Result {
+    let (mut world, history, held) = busy().await?;
+    let killed = kill_at(&world, "POST", "/events", true)?;
+    world.let_go(&held).await?;
+    Patience::default().until("the kill", || async { killed() }, |killed| *killed).await?;
+    world.restart_operator().await?;
+    told_once(&world, &history, &held).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_during_a_cut_is_told_when_the_stream_is_back() -> Result {
+    let (world, history, held) = busy().await?;
+    world.cut_agents(true);
+    world.let_go(&held).await?;
+    assert!(history.of("RunnerVM", &held.vm).iter().all(|vm| result(vm).is_none()), "nobody could tell it");
+    world.cut_agents(false);
+    told_once(&world, &history, &held).await
+}
