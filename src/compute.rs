@@ -111,7 +111,10 @@ pub enum Power {
     Starting,
     /// It runs.
     Running,
-    /// It is going down, or is down, for whatever reason: it will not run its job on.
+    /// It is going down, for whatever reason. What runs on it has seconds to say its last words: 30 after a preemption,
+    /// 120 at most.
+    Stopping,
+    /// It is down: it will not run its job on.
     Down,
     /// A state this version does not know: no conclusion.
     Unknown,

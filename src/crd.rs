@@ -8,6 +8,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition as KubeCondition, Time as KubeTime};
 use kube::{CustomResourceExt, ResourceExt};
 
+#[allow(unreachable_pub, reason = "KubeSchema repeats each struct inside a function")]
+mod agent_settings;
 pub mod conditions;
 mod descriptions;
 #[allow(unreachable_pub, reason = "KubeSchema repeats each struct inside a function")]
@@ -16,15 +18,19 @@ pub mod names;
 #[allow(unreachable_pub, reason = "KubeSchema repeats each struct inside a function")]
 mod runner_pool;
 #[allow(unreachable_pub, reason = "KubeSchema repeats each struct inside a function")]
+mod runner_settings;
+#[allow(unreachable_pub, reason = "KubeSchema repeats each struct inside a function")]
 mod runner_vm;
 #[cfg(test)]
 mod tests;
 
+pub use agent_settings::{AgentSettings, Guards, LogLevel, Threshold};
 pub use lifecycle::Lifecycle;
 pub use runner_pool::{
     Compute, DeletionPolicy, Gce, GitHub, GroupRef, Limits, RunnerPool, RunnerPoolSpec, RunnerPoolStatus, SecretRef,
     Template, TemplateMetadata,
 };
+pub use runner_settings::{Checksums, Hooks, MetadataAccess, RunnerSettings};
 pub use runner_vm::{
     AgentStatus, HealthStatus, InstanceStatus, JobStatus, Phase, PoolRef, RunnerStatus, RunnerVm, RunnerVmSpec,
     RunnerVmStatus,

@@ -96,6 +96,26 @@ pub struct ForgeJob {
     pub url: String,
 }
 
+/// The runner's release that a forge offers to a scope. GitHub rolls releases out step by step, so scopes differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// Its version, such as `2.336.0`.
+    pub version: String,
+    /// Its archives for Linux.
+    pub downloads: Vec<Download>,
+}
+
+/// One archive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Download {
+    /// x64 or arm64.
+    pub architecture: String,
+    /// Where it is.
+    pub url: String,
+    /// SHA-256, hexadecimal; without one nobody can tell whether an archive is the right one.
+    pub sha256: Option<String>,
+}
+
 /// What a DELETE of a registration said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deletion {
@@ -186,6 +206,9 @@ pub trait Runners: Send + Sync + fmt::Debug {
 
     /// Makes sure by a small read that this credential sees the scope's runners.
     async fn check(&self) -> Result<(), ForgeError>;
+
+    /// Which release of the runner the forge offers here. Remembered for an hour.
+    async fn offer(&self) -> Result<Offer, ForgeError>;
 
     /// When a read last showed that this credential sees the scope's runners. Any successful `find`, `list` or `check`
     /// counts.

@@ -15,6 +15,7 @@ pub mod admission;
 mod attestation;
 mod binding;
 mod convert;
+pub mod diagnostics;
 pub mod events;
 mod identity;
 mod keys;
@@ -26,6 +27,7 @@ pub mod report;
 mod server;
 mod service;
 pub mod sessions;
+pub mod settings;
 mod tls;
 
 pub use server::{Backends, Caps, EventObserver, Gateway, GatewayConfig, GatewayError};

@@ -23,7 +23,7 @@ use kube::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use self::view::{PoolView, VmFact};
+use self::view::{Offered, PoolView, VmFact};
 use crate::{
     backoff::Backoffs,
     clock::Clock,
@@ -34,6 +34,7 @@ use crate::{
         ForgeError,
         credentials::{CredentialsError, Forges},
     },
+    gateway::{sessions::Sessions, settings::Policy},
     kubernetes::{self, KubeError},
     leadership::{Leadership, NotLeading},
     metrics::{Metrics, Outcome, PoolCounts},
@@ -53,6 +54,7 @@ pub mod settings;
 pub mod status;
 pub mod sweep;
 pub mod unreadable;
+mod version;
 pub mod view;
 
 /// What the controller works with.
@@ -68,6 +70,8 @@ pub struct Context {
     pub groups: Groups,
     /// The forge, by credential.
     pub forges: Forges,
+    /// The agents: what a pool says of them reaches them through here.
+    pub sessions: Sessions,
     /// What is known of pools here.
     pub memory: memory::Memories,
     /// What is known of VMs here.
@@ -176,6 +180,7 @@ async fn pass(pool: &RunnerPool, context: &Context) -> Result<Action, Error> {
         return Ok(Action::await_change());
     }
     let view = observe::observe(context, pool).await?; // I/O
+    publish(context, &view);
     let now = context.clock.now();
     let plan = plan::plan(&view, now, context.retry); // pure
     let applied = apply::apply(context, pool, &plan).await; // I/O
@@ -189,6 +194,19 @@ async fn pass(pool: &RunnerPool, context: &Context) -> Result<Action, Error> {
     }
     applied?;
     Ok(Action::requeue(plan.again))
+}
+
+/// What the pool says now, for the agents of its VMs. An offer that cannot be asked for now is still the last one.
+fn publish(context: &Context, view: &PoolView) {
+    let known = || context.sessions.policy(view.uid()).and_then(|policy| policy.offer);
+    let offer = match &view.offer {
+        Offered::Known(offer) => Some(offer.clone()),
+        Offered::Unknown { .. } => known(),
+    };
+    let policy = Policy { agent: view.pool.spec.agent.clone(), offer };
+    let namespace = view.pool.namespace().unwrap_or_default();
+    let vms = view.vms.iter().map(|vm| Key::new(namespace.clone(), vm.name.clone()));
+    context.sessions.set_policy(view.uid(), policy, vms);
 }
 
 /// Writes the status if it says something new. Counts alone wait until the last write is a second old: runners come and

@@ -13,21 +13,26 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Now,
+    diagnostics::{Words, chunks, collect},
     durable,
     error::in_full,
     events::{Moment, Told},
     guards::Guards,
     health::Sampler,
+    installation::Installation,
     jit,
     key::{AgentKey, KeyError},
-    machine::{ALIVE_PERIOD, Jobs, Machine, MachineError},
+    logging::Log,
+    machine::{ALIVE_PERIOD, Machine, MachineError},
     metadata::Metadata,
     notice,
     outbox::Outbox,
     paths::{Paths, make_dir},
-    plan::{Answer, Effect, Input, State, plan},
+    plan::{Answer, Configured, Effect, Input, State, Wanted, plan},
+    preparation::{Installer, Preparation, Provider},
+    runner::{TEXT_LIMIT, clean},
     session::Session,
-    settings::{Settings, Sourced},
+    settings::Settings,
     status::{self, Status},
     supervisor::{Launch, Registration, Shim, Supervisor},
     tls::{Dialer, TlsError},
@@ -52,15 +57,19 @@ pub struct Ports {
     pub supervisor: Arc<dyn Supervisor>,
     /// The machine itself.
     pub machine: Arc<dyn Machine>,
+    /// Where runners come from.
+    pub runners: Arc<dyn Provider>,
+    /// What this process logs.
+    pub log: Log,
 }
 
 impl Ports {
     /// The real ones.
     #[must_use]
-    pub fn real(settings: &Settings) -> Self {
+    pub fn real(settings: &Settings, log: Log) -> Self {
         let machine: Arc<dyn Machine> = settings.machine.machine().into();
         let supervisor = Shim::new(settings, machine.clone());
-        Self { supervisor: Arc::new(supervisor), machine }
+        Self { supervisor: Arc::new(supervisor), machine, runners: Arc::new(Installer), log }
     }
 }
 
@@ -113,7 +122,8 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
     }
     let runner = ports.supervisor.snapshots().borrow().clone();
     limit_lifetime(&*ports.machine, settings.maximum_lifetime).await;
-    let state = State::new(registration, runner, settings.limits);
+    let mut state = State::new(registration, runner, settings.limits);
+    state.settings_level = Some(settings.log_level);
     let statuses = watch::Sender::new(Status::of(&state, &settings.sources));
     let spool = (settings.paths.event_spool(), settings.boot_id.clone(), settings.spool_bytes);
     let (outbox, told, recording) = Outbox::open(spool.0, spool.1, spool.2).await;
@@ -122,22 +132,41 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
         .map_err(failed(&settings.paths.agent_socket()))?;
     let noticing = tokio::spawn(notice::watch(Metadata::new(settings.metadata_host.clone()), inputs_in.clone()));
     let (answers, answers_out) = mpsc::channel(64);
+    let (diagnostics, diagnostics_out) = mpsc::channel(4);
     let reports = watch::Sender::new(wire::report(&state));
+    let heartbeats = watch::Sender::new(settings.heartbeat);
     let session = Session {
         audience: format!("{}/{}", settings.audience, key.thumbprint()),
         dialer: Dialer::new(&settings, &key)?,
         reports: reports.subscribe(),
         answers: answers_out,
+        diagnostics: diagnostics_out,
+        heartbeats: heartbeats.subscribe(),
         outbox: outbox.clone(),
-        inputs: inputs_in,
+        inputs: inputs_in.clone(),
         settings: settings.clone(),
     };
     let looking = tokio::spawn(look(settings.limits.guards, settings.paths.runner.clone(), session.inputs.clone()));
     let others = vec![serving, noticing, looking, recording];
-    let tasks = Tasks { others, session: tokio::spawn(session.run()) };
-    let Settings { paths, sources, jobs, .. } = settings;
-    let answers = Some(answers);
-    let driver = Driver { paths, sources, jobs, ports, state, told, outbox, reports, statuses, answers, tasks };
+    let tasks = Tasks { others, session: tokio::spawn(session.run()), preparing: None, collecting: None };
+    let mut driver = Driver {
+        base: settings.clone(),
+        settings,
+        ports,
+        state,
+        told,
+        outbox,
+        reports,
+        statuses,
+        heartbeats,
+        answers: Some(answers),
+        diagnostics,
+        inputs: inputs_in,
+        tasks,
+    };
+    if driver.state.prepared.is_none() && driver.settings.pin_runner() {
+        driver.prepare();
+    }
     driver.drive(inputs, shutdown).await
 }
 
@@ -177,29 +206,36 @@ async fn look(guards: Guards, disk: PathBuf, inputs: mpsc::Sender<Input>) {
 struct Tasks {
     others: Vec<JoinHandle<()>>,
     session: JoinHandle<()>,
+    /// What is prepared, and by whom.
+    preparing: Option<(Installation, JoinHandle<()>)>,
+    collecting: Option<JoinHandle<()>>,
 }
 
 impl Drop for Tasks {
     fn drop(&mut self) {
-        self.session.abort();
-        for task in &self.others {
+        let preparing = self.preparing.iter().map(|(_, task)| task);
+        for task in self.others.iter().chain([&self.session]).chain(preparing).chain(&self.collecting) {
             task.abort();
         }
     }
 }
 
 struct Driver {
-    paths: Paths,
-    sources: Vec<Sourced>,
-    jobs: Jobs,
+    /// As they were at the start.
+    base: Settings,
+    /// With what the operator wants.
+    settings: Settings,
     ports: Ports,
     state: State,
     told: Told,
     outbox: Outbox,
     reports: watch::Sender<v1::Report>,
     statuses: watch::Sender<Status>,
+    heartbeats: watch::Sender<Duration>,
     /// Gone once goodbye was said.
     answers: Option<mpsc::Sender<Answer>>,
+    diagnostics: mpsc::Sender<v1::DiagnosticsChunk>,
+    inputs: mpsc::Sender<Input>,
     tasks: Tasks,
 }
 
@@ -246,6 +282,9 @@ impl Driver {
                     Effect::Answer(answer) => self.answer(answer),
                     Effect::Launch(launch) => queue.push_back(self.launch(launch).await),
                     Effect::Interrupt => self.ports.supervisor.interrupt().await,
+                    Effect::Configure { command_id, wanted } => queue.push_back(self.configure(command_id, wanted)),
+                    Effect::Prepare => self.prepare(),
+                    Effect::Collect { command_id } => self.collect(command_id),
                     Effect::StopIdle => self.ports.supervisor.stop_idle().await,
                     Effect::PowerOff => power_off = true,
                 }
@@ -278,7 +317,61 @@ impl Driver {
             *current = report;
             changed
         });
-        self.statuses.send_replace(Status::of(&self.state, &self.sources));
+        self.statuses.send_replace(Status::of(&self.state, &self.settings.sources));
+        self.ports.log.set_level(self.state.log_level());
+        let heartbeat = self.settings.heartbeat;
+        self.heartbeats.send_if_modified(|current| std::mem::replace(current, heartbeat) != heartbeat);
+    }
+
+    /// All of it is checked before any of it holds.
+    fn configure(&mut self, command_id: Option<String>, wanted: Wanted) -> Input {
+        let outcome = self.base.with_operator(&wanted.values).map_err(|error| clean(&error.to_string(), TEXT_LIMIT));
+        let outcome = outcome.map(|settings| {
+            self.settings = settings;
+            Configured { limits: self.settings.limits, level: self.settings.log_level }
+        });
+        tracing::info!(revision = wanted.revision, problem = outcome.as_ref().err(), "settings from the operator");
+        Input::Configured { command_id, revision: wanted.revision, names_runner: wanted.names_runner, outcome }
+    }
+
+    /// What is being prepared already goes on; something else takes its place.
+    fn prepare(&mut self) {
+        let wanted = self.settings.installation.clone();
+        if self.tasks.preparing.as_ref().is_some_and(|(current, _)| *current == wanted) {
+            return;
+        }
+        if let Some((_, before)) = self.tasks.preparing.take() {
+            before.abort();
+        }
+        let preparation = Preparation {
+            runners: self.ports.runners.clone(),
+            machine: self.ports.machine.clone(),
+            installation: wanted.clone(),
+            jobs: self.settings.jobs.clone(),
+            metadata: Metadata::new(self.settings.metadata_host.clone()),
+        };
+        let task = tokio::spawn(preparation.run(self.inputs.clone()));
+        self.tasks.preparing = Some((wanted, task));
+    }
+
+    /// One collection at a time: the latest.
+    fn collect(&mut self, command_id: String) {
+        if let Some(before) = self.tasks.collecting.take() {
+            before.abort();
+        }
+        let runner = self.state.prepared.as_ref().map(|prepared| prepared.dir.clone()).unwrap_or_default();
+        let paths = Paths { runner, ..self.settings.paths.clone() };
+        let status = Status::of(&self.state, &self.settings.sources).to_string();
+        let words = Words { log: self.ports.log.tail(), status };
+        let diagnostics = self.diagnostics.clone();
+        self.tasks.collecting = Some(tokio::spawn(async move {
+            let work = move || chunks(&command_id, &collect(&paths, &words));
+            for chunk in tokio::task::spawn_blocking(work).await.unwrap_or_default() {
+                if diagnostics.send(chunk).await.is_err() {
+                    return;
+                }
+            }
+        }));
     }
 
     fn answer(&self, answer: Answer) {
@@ -294,14 +387,14 @@ impl Driver {
     async fn launch(&self, launch: Launch) -> Input {
         let command_id = launch.registration.command_id.clone();
         let marker = serde_json::to_vec(&launch.registration).unwrap_or_default();
-        if let Err(error) = durable::create(&self.paths.registration(), &marker) {
+        if let Err(error) = durable::create(&self.settings.paths.registration(), &marker) {
             return Input::LaunchFailed { command_id, error: format!("could not note the registration: {error}") };
         }
         if let Err(error) = jit::check(launch.jit_config.expose_secret()) {
             return Input::LaunchFailed { command_id, error: error.to_string() };
         }
         // What may be asked for has changed since the agent's start, and so may the rules.
-        if let Err(error) = self.ports.machine.confine(&self.jobs).await {
+        if let Err(error) = self.ports.machine.confine(&self.settings.jobs).await {
             return Input::LaunchFailed { command_id, error: in_full(&error) };
         }
         match self.ports.supervisor.start(launch).await {

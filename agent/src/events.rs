@@ -146,7 +146,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Now,
-        plan::{Command, Input, plan},
+        plan::{Command, Input, Wanted, plan},
         runner::{Exit, Job, JobResult},
         supervisor::Registration,
     };
@@ -257,7 +257,7 @@ mod tests {
     fn input(choice: u8) -> Input {
         let snapshot = |phase, result, exit| Input::Runner(Box::new(runner(phase, result, exit)));
         match choice {
-            0 => Input::Connected { vm_name: "vm".into() },
+            0 => Input::Connected { vm_name: "vm".into(), heartbeat: None, wanted: Wanted::default() },
             1 => Input::Disconnected { error: "gone".into() },
             2 => Input::Command { id: "s".into(), command: Command::Shutdown },
             3 => Input::LaunchFailed { command_id: "r".into(), error: "no space".into() },

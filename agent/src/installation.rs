@@ -40,7 +40,7 @@ pub(crate) use download::free_space;
 const VERSION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Which runner, and where from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installation {
     /// The image's runner.
     pub runner_dir: PathBuf,
@@ -51,7 +51,7 @@ pub struct Installation {
 }
 
 /// A runner that may have to be fetched.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// Its version.
     pub version: Version,
@@ -59,7 +59,7 @@ pub struct Wanted {
     pub minimum: Option<Version>,
     /// Of its archive.
     pub sha256: Sha256,
-    /// In order of preference.
+    /// In order of preference; none: it cannot be fetched.
     pub sources: Vec<Uri>,
 }
 
@@ -76,6 +76,8 @@ pub struct Installed {
     pub dir: PathBuf,
     /// Where it came from.
     pub origin: Origin,
+    /// Its version, where one was asked for.
+    pub version: Option<Version>,
 }
 
 /// Where a runner came from.
@@ -150,13 +152,14 @@ impl Installation {
 
     /// A runner that will do and need not be fetched.
     pub async fn present(&self) -> Option<Installed> {
-        let image = || Installed { dir: self.runner_dir.clone(), origin: Origin::Image };
-        let Some(wanted) = &self.wanted else { return is_runner(&self.runner_dir).then(image) };
-        if self.baked_in().await.is_some_and(|version| wanted.accepts(version)) {
-            return Some(image());
+        let image = |version| Installed { dir: self.runner_dir.clone(), origin: Origin::Image, version };
+        let Some(wanted) = &self.wanted else { return is_runner(&self.runner_dir).then(|| image(None)) };
+        if let Some(version) = self.baked_in().await.filter(|version| wanted.accepts(*version)) {
+            return Some(image(Some(version)));
         }
         let entry = cache::Cache::new(&self.cache_dir).entry(wanted);
-        is_runner(&entry).then_some(Installed { dir: entry, origin: Origin::Cache })
+        let version = Some(wanted.version);
+        is_runner(&entry).then_some(Installed { dir: entry, origin: Origin::Cache, version })
     }
 
     /// The version of the image's runner, as it says itself.
@@ -175,13 +178,17 @@ async fn fetch(cache: &cache::Cache, wanted: &Wanted) -> Result<Installed, Insta
     let client = Client::new()?;
     let download = download::Download { client: &client, part: cache.part(wanted), wanted: wanted.sha256, free_space };
     let mut reasons = Vec::new();
+    if wanted.sources.is_empty() {
+        reasons.push("its SHA-256 is not known here, so only the machine's image can have it".to_owned());
+    }
     for source in &wanted.sources {
         match download.from(source).await {
             Ok(()) => {
                 let dir = adopt(cache.clone(), wanted.clone()).await?;
                 // Not worth failing for: pruned with the next one.
                 std::fs::remove_file(cache.part(wanted)).ok();
-                return Ok(Installed { dir, origin: Origin::Source(crate::fetch::host(source)) });
+                let (origin, version) = (Origin::Source(crate::fetch::host(source)), Some(wanted.version));
+                return Ok(Installed { dir, origin, version });
             }
             Err(error) => {
                 let reason = crate::error::in_full(&error);

@@ -15,6 +15,7 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod diagnostics;
 pub mod doctor;
 pub mod drain;
 pub mod driver;
@@ -37,12 +38,14 @@ pub mod metadata;
 pub mod notice;
 pub mod notify;
 pub mod outbox;
+pub mod overlay;
 pub mod paths;
 pub mod plan;
 pub mod preparation;
 pub mod process;
 pub mod proxy;
 pub mod record;
+pub mod redaction;
 pub mod runner;
 pub mod session;
 pub mod settings;

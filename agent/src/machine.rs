@@ -9,11 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::{
-    io::AsyncWriteExt,
-    process::Command,
-    time::{interval, timeout},
-};
+use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
 use crate::{
     firewall::{MetadataAccess, ruleset},
@@ -75,18 +71,6 @@ pub struct Jobs {
 
 /// How often a machine is told that the agent is alive.
 pub const ALIVE_PERIOD: Duration = Duration::from_secs(10);
-
-/// Waits for this, and keeps telling the machine that it does.
-pub async fn alive_during<T>(machine: &dyn Machine, work: impl Future<Output = T>) -> T {
-    let mut work = std::pin::pin!(work);
-    let mut alive = interval(ALIVE_PERIOD);
-    loop {
-        tokio::select! {
-            done = &mut work => return done,
-            _ = alive.tick() => machine.alive(),
-        }
-    }
-}
 
 /// The machine did not obey.
 #[derive(Debug, thiserror::Error)]

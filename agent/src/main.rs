@@ -18,7 +18,6 @@ use miglet_agent::{
     logging, machine,
     metadata::Metadata,
     paths::Paths,
-    preparation,
     settings::{self, Collected, Environment, Flags, Settings, SettingsError, reference},
     shim, status,
 };
@@ -189,7 +188,7 @@ async fn start(command: Command) -> Result<(), BoxError> {
 }
 
 async fn run(flags: &Flags) -> Result<(), BoxError> {
-    let level = logging::start(LevelFilter::INFO);
+    let log = logging::start(LevelFilter::INFO);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = CancellationToken::new();
@@ -198,23 +197,16 @@ async fn run(flags: &Flags) -> Result<(), BoxError> {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         stopper.cancel();
     });
-    let Some(mut settings) = stop.run_until_cancelled(load(flags)).await.transpose()? else { return Ok(()) };
-    level.reload(settings.log_level)?;
+    let Some(settings) = stop.run_until_cancelled(load(flags)).await.transpose()? else { return Ok(()) };
+    log.set_level(settings.log_level);
     for warning in &settings.warnings {
         tracing::warn!(warning, "settings");
     }
     for setting in &settings.sources {
         tracing::debug!(key = setting.key, value = setting.value, source = %setting.source, "setting");
     }
-    let ports = Ports::real(&settings);
+    let ports = Ports::real(&settings, log);
     ports.machine.ready();
-    let prepared = machine::alive_during(
-        ports.machine.as_ref(),
-        Box::pin(preparation::runner_dir(&settings, ports.machine.as_ref())),
-    );
-    let Some(runner) = stop.run_until_cancelled(prepared).await else { return Ok(()) };
-    settings.paths.runner = runner;
-    let ports = Ports::real(&settings);
     let ended = Box::pin(miglet_agent::run(settings, ports, stop)).await?;
     tracing::info!(?ended, "agent ended");
     Ok(())
@@ -259,7 +251,7 @@ async fn install(flags: &Flags) -> Result<(), BoxError> {
     let mut backoff = Backoff::default();
     for attempt in 1.. {
         match installation.install(&Linker::default(), !registered).await {
-            Ok(Installed { dir, origin }) => {
+            Ok(Installed { dir, origin, .. }) => {
                 let origin = match origin {
                     Origin::Image => "part of the image".to_owned(),
                     Origin::Cache => "installed before".to_owned(),

@@ -15,18 +15,22 @@ use std::{collections::VecDeque, time::Duration};
 
 use secrecy::SecretString;
 use tokio::time::Instant;
+use tracing::level_filters::LevelFilter;
 
 use crate::{
     clock::Now,
     guards::{Figures, Guards, Watch},
     leaving::{Leaving, Stop},
     notice::Notice,
+    preparation::Prepared,
     runner::{ExitKind, Phase, Runner},
     supervisor::{Launch, Registration},
 };
 
 /// Answers kept for repeated commands.
 const REMEMBERED: usize = 64;
+/// Whatever an operator says: a chatty log must not fill a disk for days.
+const LONGEST_LOG_LEVEL: Duration = Duration::from_secs(24 * 3600);
 
 /// All the agent knows.
 #[derive(Clone, Debug, Default)]
@@ -45,12 +49,26 @@ pub struct State {
     pub shutdown: bool,
     /// The last error, for people.
     pub error: String,
+    /// Why there is no runner to start yet, for people.
+    pub unprepared: String,
+    /// The runner that can be started, once there is one.
+    pub prepared: Option<Prepared>,
+    /// Which of the operator's settings are in effect; empty when none are.
+    pub settings_revision: String,
     /// The machine goes off.
     pub off: bool,
     /// Why events are not, or not all, on the disk; empty while they are.
     pub spool_error: String,
     /// What the settings limit.
     pub limits: Limits,
+    /// What the settings have logged; as it was at the start while unset.
+    pub settings_level: Option<LevelFilter>,
+    /// What is logged instead, and until when.
+    pub(crate) level: Option<(LevelFilter, Instant)>,
+    /// What the operator's heartbeat is while its settings name none.
+    pub(crate) heartbeat: Option<String>,
+    /// Came before there was a runner to start.
+    pub(crate) waiting: Option<Launch>,
     /// The cloud takes the machine away.
     pub notice: Option<Notice>,
     /// What limits are near or passed.
@@ -73,6 +91,26 @@ pub struct Limits {
     pub orphan: Duration,
 }
 
+/// What the operator wants of the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The operator's name for it.
+    pub revision: String,
+    /// Values of the agent's own settings.
+    pub values: Vec<(&'static str, String)>,
+    /// Whether it says which runner to start: else that is still to come.
+    pub names_runner: bool,
+}
+
+/// What the plan needs to know of settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Configured {
+    /// What they limit.
+    pub limits: Limits,
+    /// What they have logged.
+    pub level: LevelFilter,
+}
+
 /// What happened.
 #[derive(Debug)]
 pub enum Input {
@@ -80,6 +118,28 @@ pub enum Input {
     Connected {
         /// Which RunnerVM this is.
         vm_name: String,
+        /// Seconds between heartbeats while the settings name none.
+        heartbeat: Option<String>,
+        /// What it wants of this agent.
+        wanted: Wanted,
+    },
+    /// What became of the operator's settings.
+    Configured {
+        /// The command that brought them; `None` for the welcome.
+        command_id: Option<String>,
+        /// Which they were.
+        revision: String,
+        /// Whether they name a runner.
+        names_runner: bool,
+        /// What follows from them, or all that is wrong with them.
+        outcome: Result<Configured, String>,
+    },
+    /// There is a runner to start.
+    Prepared(Prepared),
+    /// There is none yet.
+    Unprepared {
+        /// Why.
+        error: String,
     },
     /// The session ended, or could not be opened.
     Disconnected {
@@ -133,7 +193,21 @@ pub enum Command {
         jit_config: SecretString,
     },
     /// Take no new work.
-    Drain,
+    Drain {
+        /// How long a job may still run.
+        deadline: Option<Duration>,
+    },
+    /// Work by these settings.
+    Configure(Wanted),
+    /// Log this for a while.
+    SetLogLevel {
+        /// This; `None`: what the settings say, from now on. An error is a level this agent does not know.
+        level: Result<Option<LevelFilter>, i32>,
+        /// For so long.
+        period: Duration,
+    },
+    /// Send what helps to find a fault.
+    CollectDiagnostics,
     /// Power off once the runner has ended.
     Shutdown,
     /// Something newer than this agent.
@@ -154,6 +228,20 @@ pub struct Answer {
 pub enum Effect {
     /// Answer a command.
     Answer(Answer),
+    /// Check these settings and work by them.
+    Configure {
+        /// The command that brought them; `None` for the welcome.
+        command_id: Option<String>,
+        /// Which.
+        wanted: Wanted,
+    },
+    /// Get a runner, as the settings say now.
+    Prepare,
+    /// Collect diagnostics and send them.
+    Collect {
+        /// Under this command.
+        command_id: String,
+    },
     /// Remember the registration for ever, then start its runner.
     Launch(Launch),
     /// Stop the listener if it has no job.
@@ -171,7 +259,9 @@ impl State {
     /// At the start: what an earlier agent on this instance has left.
     #[must_use]
     pub fn new(registration: Option<Registration>, runner: Option<Runner>, limits: Limits) -> Self {
-        Self { registration, runner, limits, ..Self::default() }
+        // Whoever was registered has had its runner.
+        let prepared = registration.as_ref().map(|registration| registration.runner.clone());
+        Self { registration, runner, limits, prepared, ..Self::default() }
     }
 
     /// Derived, never stored.
@@ -188,6 +278,7 @@ impl State {
             None if self.registration.is_some() => Standing::RegisteringRunner,
             None if self.shutdown => Standing::ShuttingDown,
             None if self.draining || self.leaving.is_leaving() => Standing::Draining,
+            None if self.connected && self.prepared.is_none() => Standing::Initializing,
             None if self.connected => Standing::Ready,
             None => Standing::Connecting,
         }
@@ -196,7 +287,7 @@ impl State {
     /// What is wrong now, for people.
     #[must_use]
     pub fn trouble(&self) -> String {
-        let troubles = [&self.error, &self.spool_error];
+        let troubles = [&self.unprepared, &self.error, &self.spool_error];
         troubles.into_iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>().join("; ")
     }
 
@@ -204,6 +295,12 @@ impl State {
     #[must_use]
     pub fn has_live_runner(&self) -> bool {
         self.registration.is_some() && self.runner.as_ref().is_none_or(|runner| runner.exit.is_none())
+    }
+
+    /// What is logged now.
+    #[must_use]
+    pub fn log_level(&self) -> LevelFilter {
+        self.level.map(|(level, _)| level).or(self.settings_level).unwrap_or(LevelFilter::INFO)
     }
 
     fn is_busy(&self) -> bool {
@@ -216,7 +313,7 @@ impl State {
         let live = self.has_live_runner();
         let leaving = live.then(|| self.leaving.next(self.is_busy())).flatten();
         let guard = self.watch.next(&self.limits.guards, self.job_since.filter(|_| live), now);
-        [leaving, guard, self.orphaned_at()].into_iter().flatten().min()
+        [leaving, guard, self.orphaned_at(), self.level.map(|(_, until)| until)].into_iter().flatten().min()
     }
 
     /// When the machine goes off by itself: its runner has ended, and nobody was there to tell it for long enough.
@@ -231,12 +328,18 @@ impl State {
 pub fn plan(mut state: State, input: Input, now: Now) -> (State, Vec<Effect>) {
     let mut effects = Vec::new();
     match input {
-        Input::Connected { vm_name } => {
-            (state.connected, state.vm_name) = (true, vm_name);
+        Input::Connected { vm_name, heartbeat, wanted } => {
+            (state.connected, state.vm_name, state.heartbeat) = (true, vm_name, heartbeat);
             state.error.clear();
+            effects.push(configure(&state, None, wanted));
         }
+        Input::Configured { command_id, revision, names_runner, outcome } => {
+            effects.extend(configured(&mut state, command_id, (revision, names_runner), outcome));
+        }
+        Input::Prepared(prepared) => effects.extend(ready(&mut state, prepared)),
+        Input::Unprepared { error } => state.unprepared = error,
         Input::Disconnected { error } => (state.connected, state.error) = (false, error),
-        Input::Command { id, command } => effects.extend(obey(&mut state, id, command)),
+        Input::Command { id, command } => effects.extend(obey(&mut state, id, command, now.instant)),
         Input::Launched { command_id } => effects.push(answer(&mut state, command_id, None)),
         Input::LaunchFailed { command_id, error } => {
             let registration = state.registration.clone().unwrap_or_default();
@@ -255,6 +358,48 @@ pub fn plan(mut state: State, input: Input, now: Now) -> (State, Vec<Effect>) {
     (state, effects)
 }
 
+fn configure(state: &State, command_id: Option<String>, mut wanted: Wanted) -> Effect {
+    let named = wanted.values.iter().any(|(name, _)| *name == "heartbeat-seconds");
+    wanted.values.extend(state.heartbeat.clone().filter(|_| !named).map(|period| ("heartbeat-seconds", period)));
+    Effect::Configure { command_id, wanted }
+}
+
+/// All of the settings hold from now on, or none of them.
+fn configured(
+    state: &mut State,
+    command_id: Option<String>,
+    (revision, names_runner): (String, bool),
+    outcome: Result<Configured, String>,
+) -> Vec<Effect> {
+    let (refusal, prepare) = match outcome {
+        Ok(configured) => {
+            (state.limits, state.settings_level) = (configured.limits, Some(configured.level));
+            state.settings_revision = revision;
+            (None, names_runner && state.prepared.is_none())
+        }
+        Err(problems) => {
+            let told = format!("the operator's settings cannot be used: {problems}");
+            state.error.clone_from(&told);
+            (Some(told), false)
+        }
+    };
+    let answered = command_id.map(|id| answer(state, id, refusal));
+    answered.into_iter().chain(prepare.then_some(Effect::Prepare)).collect()
+}
+
+/// A registration that came early is used now.
+fn ready(state: &mut State, prepared: Prepared) -> Option<Effect> {
+    if state.prepared.is_some() {
+        return None;
+    }
+    state.unprepared.clear();
+    state.prepared = Some(prepared.clone());
+    let mut launch = state.waiting.take()?;
+    launch.registration.runner = prepared;
+    state.registration = Some(launch.registration.clone());
+    Some(Effect::Launch(launch))
+}
+
 fn noticed(state: &mut State, notice: Notice, now: Instant) {
     state.notice = state.notice.max(Some(notice));
     state.leaving.leave(now, (notice == Notice::Preempted).then_some(now));
@@ -270,6 +415,7 @@ fn drain_here(state: &mut State, id: String, deadline: Option<Duration>, now: In
 /// What the time alone, or what has just become known, makes due.
 fn settle(state: &mut State, now: Now) -> Vec<Effect> {
     let (live, busy) = (state.has_live_runner(), state.is_busy());
+    state.level = state.level.filter(|(_, until)| now.instant < *until);
     keep_times(state, now);
     if live && busy {
         state.watch.time(&state.limits.guards, state.job_since, now.instant);
@@ -297,14 +443,29 @@ fn keep_times(state: &mut State, now: Now) {
     state.disconnected_at = if state.connected { None } else { state.disconnected_at.or(Some(now.instant)) };
 }
 
-fn obey(state: &mut State, id: String, command: Command) -> Vec<Effect> {
+fn obey(state: &mut State, id: String, command: Command, now: Instant) -> Vec<Effect> {
     if let Some(before) = state.answers.iter().find(|answer| answer.command_id == id) {
         return vec![Effect::Answer(before.clone())];
     }
     match command {
         Command::Register { runner_name, jit_config } => register(state, id, runner_name, jit_config),
-        Command::Drain => {
+        Command::Configure(wanted) => vec![configure(state, Some(id), wanted)],
+        Command::SetLogLevel { level, period } => {
+            let refusal = level.err().map(|unknown| format!("this agent does not know log level {unknown}"));
+            let until = now.checked_add(period.min(LONGEST_LOG_LEVEL));
+            if let Ok(level) = level {
+                state.level = level.zip(until);
+            }
+            vec![answer(state, id, refusal)]
+        }
+        Command::CollectDiagnostics => {
+            vec![answer(state, id.clone(), None), Effect::Collect { command_id: id }]
+        }
+        Command::Drain { deadline } => {
             state.draining = true;
+            if let Some(until) = deadline.and_then(|deadline| now.checked_add(deadline)) {
+                state.leaving.leave(now, Some(until));
+            }
             let stop = (state.has_live_runner() && !state.is_busy()).then_some(Effect::StopIdle);
             stop.into_iter().chain([answer(state, id, None)]).collect()
         }
@@ -328,9 +489,17 @@ fn register(state: &mut State, id: String, runner_name: String, jit_config: Secr
             "this machine takes no new work".to_owned()
         }
         None => {
-            let registration = Registration { command_id: id, runner_name };
+            let runner = state.prepared.clone();
+            let known = runner.is_some();
+            let registration = Registration { command_id: id, runner_name, runner: runner.unwrap_or_default() };
             state.registration = Some(registration.clone());
-            return vec![Effect::Launch(Launch { registration, jit_config })];
+            let launch = Launch { registration, jit_config };
+            if known {
+                return vec![Effect::Launch(launch)];
+            }
+            // An operator that does not wait for Ready: the registration waits instead.
+            state.waiting = Some(launch);
+            return Vec::new();
         }
     };
     vec![answer(state, id, Some(refusal))]

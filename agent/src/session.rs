@@ -14,7 +14,7 @@ use miglet_proto::{
 use secrecy::ExposeSecret;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, interval_at, sleep, timeout},
+    time::{Instant, Interval, interval_at, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Endpoint};
@@ -27,7 +27,6 @@ use crate::{
     metadata::{Metadata, MetadataError},
     outbox::Outbox,
     plan::{Answer, Input},
-    runner::clean,
     settings::Settings,
     tls::Dialer,
     wire,
@@ -79,6 +78,10 @@ pub struct Session {
     pub reports: watch::Receiver<v1::Report>,
     /// Answers to commands; closed when the machine goes off.
     pub answers: mpsc::Receiver<Answer>,
+    /// Pieces of diagnostics.
+    pub diagnostics: mpsc::Receiver<v1::DiagnosticsChunk>,
+    /// Between two heartbeats.
+    pub heartbeats: watch::Receiver<Duration>,
     /// Events to tell.
     pub outbox: Outbox,
     /// To the driver.
@@ -89,7 +92,6 @@ pub struct Session {
 struct Open {
     outgoing: mpsc::Sender<v1::AgentMessage>,
     incoming: Streaming<v1::OperatorMessage>,
-    heartbeat: Duration,
     /// Whether the operator knows events.
     events: bool,
 }
@@ -103,6 +105,8 @@ impl Session {
         let (mut backoff, mut told) = (Backoff::default(), String::new());
         loop {
             while self.answers.try_recv().is_ok() {}
+            // The rest of an answer whose beginning was lost is worth nothing.
+            while self.diagnostics.try_recv().is_ok() {}
             let error = match self.open(&metadata, &mut sampler).await {
                 Ok(open) => {
                     backoff.reset();
@@ -147,13 +151,9 @@ impl Session {
             }
         });
         let (incoming, welcome) = welcomed.await.unwrap_or(Err(SessionError::Timeout(WELCOME_TIMEOUT)))?;
-        let heartbeat = match welcome.heartbeat_period_seconds {
-            0 => self.settings.heartbeat,
-            seconds => Duration::from_secs(seconds.into()),
-        };
-        let connected = Input::Connected { vm_name: clean(&welcome.vm_name, 63) };
-        self.inputs.send(connected).await.map_err(|_| SessionError::Closed)?;
-        Ok(Open { outgoing, incoming, heartbeat, events: welcome.protocol_minor >= EVENTS_MINOR })
+        let events = welcome.protocol_minor >= EVENTS_MINOR;
+        self.inputs.send(wire::connected(welcome)).await.map_err(|_| SessionError::Closed)?;
+        Ok(Open { outgoing, incoming, events })
     }
 
     async fn connect(&self) -> Result<AgentServiceClient<tonic::transport::Channel>, SessionError> {
@@ -178,8 +178,7 @@ impl Session {
 
     /// Until the session ends, which is an error, or the agent says goodbye.
     async fn hold(&mut self, mut open: Open, sampler: &mut Sampler) -> Result<(), SessionError> {
-        let mut heartbeat = interval_at(Instant::now() + open.heartbeat, open.heartbeat);
-        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut heartbeat = heartbeats(*self.heartbeats.borrow_and_update());
         let mut health = sampler.sample();
         let (mut pending, mut sent) = (self.outbox.pending(), 0);
         pending.mark_changed();
@@ -202,6 +201,12 @@ impl Session {
                     changed.map_err(|_| SessionError::Closed)?;
                     self.report(health)
                 }
+                changed = self.heartbeats.changed() => {
+                    changed.map_err(|_| SessionError::Closed)?;
+                    heartbeat = heartbeats(*self.heartbeats.borrow_and_update());
+                    continue;
+                }
+                Some(chunk) = self.diagnostics.recv() => wire::message(Message::Diagnostics(chunk)),
                 _ = heartbeat.tick() => {
                     health = sampler.sample();
                     self.report(health)
@@ -239,6 +244,12 @@ impl Session {
         let report = self.reports.borrow_and_update().clone();
         wire::message(Message::Report(v1::Report { health: Some(health), ..report }))
     }
+}
+
+fn heartbeats(period: Duration) -> Interval {
+    let mut heartbeat = interval_at(Instant::now() + period, period);
+    heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    heartbeat
 }
 
 /// A wrong clock looks like a bad certificate: what is said about it when a connection fails.

@@ -1,9 +1,12 @@
 //! The agent's settings: flags, then the environment, then a file, then the instance's metadata, then defaults.
 //!
 //! ```text
-//!  flags > MIGLET_* > /etc/miglet/config.yaml > metadata attributes miglet-* > defaults
-//!     '-----------'-------------'-- collect --------------'-------------------'--> check --> Settings
+//!  flags > MIGLET_* > /etc/miglet/config.yaml > operator > metadata attributes miglet-* > defaults
+//!     '-----------'-------------'-- collect ------'----------------'-------------------'--> check --> Settings
 //! ```
+//!
+//! What the operator wants comes later, over the session, and outweighs the instance's template: the pool says it, and a
+//! template is shared by machines of many ages. What stands on the machine itself was put there for this machine.
 //!
 //! Every key stands once, in [`KEYS`]: its flag, its variable, its help text and its line in the reference page follow
 //! from that. Every problem is told, not only the first. An unknown key in the file or the environment is a mistake and
@@ -69,6 +72,27 @@ pub struct Settings {
     pub sources: Vec<Sourced>,
     /// What is odd about them, but no reason to stop.
     pub warnings: Vec<String>,
+    /// What they were made from, without the operator's.
+    collected: Collected,
+}
+
+impl Settings {
+    /// These settings with what the operator wants, where nobody on this machine says otherwise: all of it or nothing.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn with_operator(&self, values: &[(&'static str, String)]) -> Result<Self, SettingsError> {
+        let mut collected = self.collected.clone();
+        collected.overlay(values);
+        Ok(Self { collected: self.collected.clone(), ..collected.settings()? })
+    }
+
+    /// Whether somebody on this machine says which runner is used: then the operator need not be waited for.
+    #[must_use]
+    pub fn pin_runner(&self) -> bool {
+        let local = [Source::Flag, Source::Environment, Source::File];
+        self.sources.iter().any(|setting| setting.key == "runner-version" && local.contains(&setting.source))
+    }
 }
 
 /// One key and where its value came from.
@@ -92,6 +116,8 @@ pub enum Source {
     Environment,
     /// The configuration file.
     File,
+    /// The operator, over the session.
+    Operator,
     /// An attribute of the instance.
     Metadata,
     /// Nobody.
@@ -104,6 +130,7 @@ impl fmt::Display for Source {
             Self::Flag => "flag",
             Self::Environment => "environment",
             Self::File => "file",
+            Self::Operator => "operator",
             Self::Metadata => "metadata",
             Self::Default => "default",
         })

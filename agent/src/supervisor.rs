@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::runner::Runner;
+use crate::{preparation::Prepared, runner::Runner};
 
 pub use shim::Shim;
 
@@ -18,6 +18,9 @@ pub struct Registration {
     pub command_id: String,
     /// The runner's name at the forge.
     pub runner_name: String,
+    /// The runner that was started for it.
+    #[serde(default)]
+    pub runner: Prepared,
 }
 
 /// A runner to start.

@@ -1,13 +1,17 @@
 //! Between the agent's words and the protocol's messages: the only place that knows both.
 
+use std::time::Duration;
+
 use miglet_proto::v1;
 use secrecy::SecretString;
+use tracing::{Level, level_filters::LevelFilter};
 
 use crate::{
     guards::{Alarm, Kind},
     notice::Notice,
-    plan::{Answer, Command, Input, State},
-    runner::{ExitKind, Job, JobResult, Runner},
+    overlay,
+    plan::{Answer, Command, Input, State, Wanted},
+    runner::{ExitKind, Job, JobResult, Runner, clean},
 };
 
 /// The whole state as a report, without figures of health.
@@ -24,6 +28,9 @@ pub fn report(state: &State) -> v1::Report {
         error: state.trouble(),
         notice: state.notice.map_or(v1::Notice::Unspecified, notice).into(),
         guard: state.watch.alarm().map(guard),
+        settings_revision: state.settings_revision.clone(),
+        runner_version: state.prepared.as_ref().map(|prepared| prepared.version.clone()).unwrap_or_default(),
+        log_level: level(state.log_level()).into(),
         ghost: runner.is_some_and(|runner| runner.ghost && runner.job.is_none()),
     }
 }
@@ -79,6 +86,51 @@ pub(crate) fn exit(runner: &Runner) -> Option<v1::RunnerExit> {
     Some(v1::RunnerExit { code: exit.code, kind: kind.into(), detail: exit.detail.clone() })
 }
 
+/// What the operator wants, as values of the agent's own settings.
+#[must_use]
+pub fn wanted(settings: &v1::Settings) -> Wanted {
+    Wanted {
+        revision: clean(&settings.revision, 64),
+        values: overlay::values(settings),
+        names_runner: settings.runner.is_some(),
+    }
+}
+
+/// The welcome as the plan's input. Its period is what holds while the settings name none.
+#[must_use]
+pub fn connected(welcome: v1::Welcome) -> Input {
+    let period = Some(welcome.heartbeat_period_seconds).filter(|seconds| *seconds > 0);
+    Input::Connected {
+        vm_name: clean(&welcome.vm_name, 63),
+        heartbeat: period.map(|seconds| seconds.min(3600).to_string()),
+        // An operator older than settings wants what it always did: the runner that is there.
+        wanted: welcome.settings.map_or(Wanted { names_runner: true, ..Wanted::default() }, |s| wanted(&s)),
+    }
+}
+
+fn level(filter: LevelFilter) -> v1::LogLevel {
+    match filter.into_level() {
+        Some(Level::TRACE) => v1::LogLevel::Trace,
+        Some(Level::DEBUG) => v1::LogLevel::Debug,
+        Some(Level::INFO) => v1::LogLevel::Info,
+        Some(Level::WARN) => v1::LogLevel::Warn,
+        Some(Level::ERROR) => v1::LogLevel::Error,
+        // Nothing at all: the protocol has no word for it.
+        None => v1::LogLevel::Unspecified,
+    }
+}
+
+fn filter(level: v1::LogLevel) -> Option<LevelFilter> {
+    match level {
+        v1::LogLevel::Unspecified => None,
+        v1::LogLevel::Error => Some(LevelFilter::ERROR),
+        v1::LogLevel::Warn => Some(LevelFilter::WARN),
+        v1::LogLevel::Info => Some(LevelFilter::INFO),
+        v1::LogLevel::Debug => Some(LevelFilter::DEBUG),
+        v1::LogLevel::Trace => Some(LevelFilter::TRACE),
+    }
+}
+
 /// An answer as an ack.
 #[must_use]
 pub fn ack(answer: Answer) -> v1::AgentMessage {
@@ -106,8 +158,17 @@ pub fn command(command: v1::Command) -> Input {
             runner_name: register.runner_name,
             jit_config: SecretString::from(register.encoded_jit_config),
         },
-        Some(Wire::Drain(_)) => Command::Drain,
+        Some(Wire::Drain(drain)) => {
+            let seconds = Some(drain.deadline_seconds).filter(|seconds| *seconds > 0);
+            Command::Drain { deadline: seconds.map(|seconds| Duration::from_secs(seconds.into())) }
+        }
         Some(Wire::Shutdown(_)) => Command::Shutdown,
+        Some(Wire::UpdateConfig(update)) => Command::Configure(wanted(&update.settings.unwrap_or_default())),
+        Some(Wire::SetLogLevel(set)) => Command::SetLogLevel {
+            level: v1::LogLevel::try_from(set.level).map_or(Err(set.level), |level| Ok(filter(level))),
+            period: Duration::from_secs(set.for_seconds.into()),
+        },
+        Some(Wire::CollectDiagnostics(_)) => Command::CollectDiagnostics,
         None => Command::Unknown,
     };
     Input::Command { id: command.id, command: meant }

@@ -21,6 +21,7 @@ use std::{
 
 use miglet_agent::{
     machine,
+    preparation::Prepared,
     runner::{ExitKind, JobResult, Phase, Runner},
     settings::{Collected, Environment, Flags, Settings},
     supervisor::{Launch, Registration, Shim, Supervisor},
@@ -78,7 +79,8 @@ impl Supervised {
         runner::install(&settings.paths.runner).unwrap();
         let shim = Shim::new(&settings, Arc::new(machine::Process));
         let snapshots = shim.snapshots();
-        let registration = Registration { command_id: "r1".into(), runner_name: "one".into() };
+        let prepared = Prepared { dir: settings.paths.runner.clone(), version: String::new() };
+        let registration = Registration { command_id: "r1".into(), runner_name: "one".into(), runner: prepared };
         shim.start(Launch { registration, jit_config: SecretString::from(jit.to_owned()) }).await.unwrap();
         Self { id, shim, snapshots, _folder: folder }
     }

@@ -23,6 +23,8 @@ pub const CAPACITY_AVAILABLE: &str = "CapacityAvailable";
 pub const GROUP_HEALTHY: &str = "GroupHealthy";
 /// New VMs do call in and register.
 pub const REGISTRATION_HEALTHY: &str = "RegistrationHealthy";
+/// GitHub will go on giving jobs to the runner version the pool asks for.
+pub const RUNNER_VERSION_CURRENT: &str = "RunnerVersionCurrent";
 /// The pool is paused.
 pub const PAUSED: &str = "Paused";
 /// The instance runs.

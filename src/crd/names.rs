@@ -12,6 +12,10 @@ pub const POOL_FINALIZER: &str = "miglet.dev/pool";
 pub const VM_FINALIZER: &str = "miglet.dev/instance";
 /// Annotation on a RunnerVM: do not wait for the job, clean up now. Its value is free text, shown as the reason.
 pub const TERMINATE_NOW: &str = "miglet.dev/terminate-now";
+/// Annotation on a RunnerVM: what its agent logs while the annotation is there.
+pub const LOG_LEVEL: &str = "miglet.dev/log-level";
+/// Annotation on a RunnerVM: collect diagnostics once for each value, into the ConfigMap `<vm>-diagnostics-<value>`.
+pub const COLLECT_DIAGNOSTICS: &str = "miglet.dev/collect-diagnostics";
 /// Field manager of the pool controller.
 pub const POOL_MANAGER: &str = "miglet-operator/pool";
 /// Field manager of the VM controller.

@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{KubeCondition, Lifecycle};
+use super::{AgentSettings, KubeCondition, Lifecycle, RunnerSettings};
 
 /// How many runners, of what kind, where.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -28,6 +28,7 @@ use super::{KubeCondition, Lifecycle};
         label_selector_path = ".status.selector"
     ),
     validation = ("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')", "metadata.name must start with a lower-case letter and contain only lower-case letters, digits and '-': it becomes part of instance names"),
+    validation = ("!has(self.spec.agent.heartbeatPeriodSeconds) || self.spec.agent.heartbeatPeriodSeconds < self.spec.lifecycle.heartbeatTimeoutSeconds", "agent.heartbeatPeriodSeconds must be less than lifecycle.heartbeatTimeoutSeconds"),
     printcolumn(name = "Desired", type_ = "integer", json_path = ".spec.replicas", description = "Runners asked for"),
     printcolumn(name = "Current", type_ = "integer", json_path = ".status.replicas", description = "VMs that can take or are running a job"),
     printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas", description = "Runners idle or busy"),
@@ -67,6 +68,12 @@ pub struct RunnerPoolSpec {
     /// Deadlines of a VM's life.
     #[serde(default)]
     pub lifecycle: Lifecycle,
+    /// How the agents work. A change reaches running agents within seconds and replaces no VM.
+    #[serde(default)]
+    pub agent: AgentSettings,
+    /// Which runner is started, and how. A change replaces idle VMs one at a time.
+    #[serde(default)]
+    pub runner: RunnerSettings,
 }
 
 fn one() -> i32 {
@@ -236,8 +243,8 @@ pub struct RunnerPoolStatus {
     #[serde(default)]
     #[schemars(length(max = 256))]
     pub selector: String,
-    /// Ready, CredentialsValid, GroupHealthy, CapacityAvailable, RegistrationHealthy and Paused; Reconciling and
-    /// Stalled only while true.
+    /// Ready, CredentialsValid, GroupHealthy, CapacityAvailable, RegistrationHealthy, RunnerVersionCurrent and Paused;
+    /// Reconciling and Stalled only while true.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 16))]

@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{GitHub, GroupRef, KubeCondition, KubeTime, Lifecycle, Template};
+use super::{AgentSettings, GitHub, GroupRef, KubeCondition, KubeTime, Lifecycle, RunnerSettings, Template};
 
 /// What this VM was made from.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,9 @@ use super::{GitHub, GroupRef, KubeCondition, KubeTime, Lifecycle, Template};
     status = "RunnerVmStatus",
     derive = "PartialEq",
     doc = "A RunnerVM is one virtual machine with one GitHub Actions runner for one job. The operator makes and removes \
-           them. Deleting one is a graceful drain: it waits for the job; the annotation miglet.dev/terminate-now does not.",
+           them. Deleting one is a graceful drain: it waits for the job; the annotation miglet.dev/terminate-now does not. \
+           The annotation miglet.dev/log-level=Debug makes its agent log more while it is there; \
+           miglet.dev/collect-diagnostics=ID puts what helps to find a fault into a ConfigMap.",
     validation = ("self.spec == oldSelf.spec", "spec is immutable: edit the RunnerPool, its idle VMs are replaced"),
     printcolumn(name = "Pool", type_ = "string", json_path = ".spec.pool.name"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
@@ -31,6 +33,7 @@ use super::{GitHub, GroupRef, KubeCondition, KubeTime, Lifecycle, Template};
     printcolumn(name = "Instance", type_ = "string", json_path = ".status.instance.id", priority = 1),
     printcolumn(name = "Result", type_ = "string", json_path = ".status.job.result", priority = 1),
     printcolumn(name = "Agent", type_ = "string", json_path = ".status.agent.version", priority = 1),
+    printcolumn(name = "Runner", type_ = "string", json_path = ".status.runner.version", priority = 1, description = "Version of the runner"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
@@ -50,6 +53,12 @@ pub struct RunnerVmSpec {
     /// Deadlines, as the pool said when this VM was made.
     #[serde(default)]
     pub lifecycle: Lifecycle,
+    /// How the agent works, as the pool said when this VM was made. What the pool says now reaches the agent as well.
+    #[serde(default)]
+    pub agent: AgentSettings,
+    /// Which runner is started, and how, as the pool said when this VM was made.
+    #[serde(default)]
+    pub runner: RunnerSettings,
 }
 
 /// A pool's name and identity.
@@ -223,6 +232,10 @@ pub struct RunnerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
     pub id: Option<i64>,
+    /// Version of the runner that was started, as its agent found it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 20))]
+    pub version: String,
 }
 
 /// A job.

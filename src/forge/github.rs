@@ -5,6 +5,7 @@
 
 mod answer;
 mod connection;
+mod downloads;
 mod pages;
 
 use std::{
@@ -26,7 +27,8 @@ use self::{
     pages::{PER_PAGE, Pages, Progress},
 };
 use super::{
-    Deletion, ForgeError, ForgeErrorClass, ForgeJob, Owner, Registered, Registration, Run, Runner, Runners, Scope,
+    Deletion, ForgeError, ForgeErrorClass, ForgeJob, Offer, Owner, Registered, Registration, Run, Runner, Runners,
+    Scope,
 };
 use crate::clock::Clock;
 
@@ -92,6 +94,7 @@ pub(in crate::forge) struct Github {
     clock: Arc<dyn Clock>,
     seen: Mutex<Option<Timestamp>>,
     groups: tokio::sync::Mutex<BTreeMap<Option<String>, (Timestamp, Group)>>,
+    offer: downloads::Remembered,
 }
 
 impl Github {
@@ -103,6 +106,7 @@ impl Github {
             clock,
             seen: Mutex::default(),
             groups: tokio::sync::Mutex::default(),
+            offer: downloads::Remembered::default(),
         }
     }
 
@@ -300,6 +304,14 @@ impl Runners for Github {
 
     async fn check(&self) -> Result<(), ForgeError> {
         self.runners("reading the runners", "check", "per_page=1".to_owned()).await.map(drop)
+    }
+
+    async fn offer(&self) -> Result<Offer, ForgeError> {
+        let ask = || async {
+            let action = "asking which runner GitHub offers";
+            downloads::offer(action, &self.get_path(action, "downloads", "runners/downloads".to_owned()).await?)
+        };
+        self.offer.get(self.clock.now(), ask).await
     }
 
     fn seen(&self) -> Option<Timestamp> {

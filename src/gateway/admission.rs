@@ -143,7 +143,7 @@ fn listed(identity: &VmIdentity, list: &Listing) -> Decision {
     if id != identity.instance_id {
         return Decision::Refuse(Refusal::OtherInstance);
     }
-    if instance.power == Power::Down {
+    if matches!(instance.power, Power::Stopping | Power::Down) {
         return Decision::Refuse(Refusal::InstanceDown);
     }
     Decision::FirstContact

@@ -11,7 +11,8 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt;
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use miglet_proto::PROTOCOL_MINOR;
 use tracing::{debug, warn};
 
 use super::{
@@ -43,6 +44,8 @@ const UNLISTED_MEMORY: usize = 10_000;
 pub(super) enum Denied {
     Refused(Refusal),
     NotNow(&'static str),
+    /// It speaks another version of the protocol: what that means, in words.
+    Unsupported(String),
 }
 
 /// What an agent says of itself in its hello.
@@ -52,6 +55,7 @@ pub(super) struct Claim {
     pub(super) thumbprint: String,
     pub(super) boot_id: String,
     pub(super) version: String,
+    pub(super) minor: u32,
     pub(super) state: AgentState,
 }
 
@@ -81,6 +85,7 @@ impl Attestor {
         self.ready().await?;
         let identity = self.identify(claim).await?;
         let Some(vm) = self.find(&identity) else { return Err(self.refuse(Refusal::UnknownVm, None)) };
+        self.understand(claim, &vm)?;
         let caller = Caller { identity, thumbprint: claim.thumbprint.clone(), boot_id: claim.boot_id.clone() };
         if self.admit(&caller, claim, &vm).await? {
             return Ok(vm);
@@ -95,6 +100,31 @@ impl Attestor {
             return Ok(vm);
         }
         Err(Denied::NotNow("the RunnerVM is being changed, try again"))
+    }
+
+    /// Whether we speak the same protocol. Asked once it is certain whose agent it is, so that it can be told there; a VM is
+    /// not bound to an agent that nothing can be said to.
+    fn understand(&self, claim: &Claim, vm: &Arc<RunnerVm>) -> Result<(), Denied> {
+        if claim.minor.abs_diff(PROTOCOL_MINOR) <= 1 {
+            return Ok(());
+        }
+        let what = if claim.minor < PROTOCOL_MINOR {
+            "update the agent in the machines' image"
+        } else {
+            "update the operator, or use an older agent in the machines' image"
+        };
+        let why = format!(
+            "agent {} speaks protocol 1.{}, this operator 1.{PROTOCOL_MINOR} and one minor version around it: {what}",
+            claim.version, claim.minor
+        );
+        self.sessions.unsupported(&key(vm), &why);
+        self.refusals.show(Refusal::ProtocolSkew, vm, self.now());
+        Err(Denied::Unsupported(why))
+    }
+
+    /// The RunnerVM of this key, as it was watched last.
+    pub(super) fn vm(&self, vm: &Key) -> Option<Arc<RunnerVm>> {
+        self.backends.store.get(&ObjectRef::new(&vm.name).within(&vm.namespace))
     }
 
     /// Whether the RunnerVMs are known: an operator that has just started must not call a VM unknown.

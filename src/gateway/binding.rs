@@ -41,7 +41,7 @@ pub(super) async fn bind(client: &Client, vm: &RunnerVm, caller: &Caller, agent:
                 group: vm.spec.group.name.clone(),
                 zone: caller.identity.zone.clone(),
             },
-            "runner": RunnerStatus { name: names::runner_name(&name, 1), attempt: 1, id: None },
+            "runner": RunnerStatus { name: names::runner_name(&name, 1), attempt: 1, id: None, version: String::new() },
         },
     });
     let params = PatchParams { field_manager: Some(names::GATEWAY_MANAGER.to_owned()), ..PatchParams::default() };

@@ -6,13 +6,19 @@ use miglet_proto::v1;
 use secrecy::ExposeSecret;
 
 use super::{
+    diagnostics::Chunk,
     events::{Event, EventKind},
-    report::{AgentState, Command, Exit, ExitKind, Guard, GuardKind, Health, Job, Notice, Report},
+    report::{Ack, AgentState, Command, Exit, ExitKind, Guard, GuardKind, Health, Job, Notice, Report},
+    settings::{RunnerChoice, Settings},
 };
-use crate::crd::conditions::cut;
+use crate::crd::{AgentSettings, Guards, Hooks, LogLevel, MetadataAccess, Threshold, conditions::cut};
 
 pub(super) const NAME_LIMIT: usize = 128;
 pub(super) const TEXT_LIMIT: usize = 300;
+/// A version, as the RunnerVM takes it.
+const VERSION_LIMIT: usize = 20;
+/// An id or a revision of our own making.
+const ID_LIMIT: usize = 64;
 
 impl From<v1::Report> for Report {
     fn from(report: v1::Report) -> Self {
@@ -35,6 +41,10 @@ impl From<v1::Report> for Report {
                 Ok(v1::Notice::Unspecified) | Err(_) => None,
             },
             guard: report.guard.and_then(guard),
+            preparing: matches!(v1::AgentState::try_from(report.state), Ok(v1::AgentState::Initializing)),
+            runner_version: cut(&report.runner_version, VERSION_LIMIT),
+            settings_revision: cut(&report.settings_revision, ID_LIMIT),
+            log_level: v1::LogLevel::try_from(report.log_level).ok().and_then(level),
             ghost: report.ghost,
         }
     }
@@ -49,6 +59,42 @@ fn guard(guard: v1::Guard) -> Option<Guard> {
         Ok(v1::GuardKind::Unspecified) | Err(_) => return None,
     };
     Some(Guard { kind, acted: guard.acted, detail: cut(&guard.detail, NAME_LIMIT) })
+}
+
+impl From<v1::DiagnosticsChunk> for Chunk {
+    fn from(chunk: v1::DiagnosticsChunk) -> Self {
+        // Cleaned where it is put together: there its line breaks are known to be wanted.
+        let v1::DiagnosticsChunk { command_id, name, text, last, sequence } = chunk;
+        Self { command_id: cut(&command_id, ID_LIMIT), name: cut(&name, ID_LIMIT), text, last, sequence }
+    }
+}
+
+/// Which command an ack is about, and what it says.
+pub(super) fn ack(ack: &v1::CommandAck) -> (String, Ack) {
+    let refused = ack.outcome() != v1::CommandOutcome::Done;
+    (cut(&ack.command_id, ID_LIMIT), Ack { refusal: refused.then(|| cut(&ack.detail, TEXT_LIMIT)) })
+}
+
+fn level(level: v1::LogLevel) -> Option<LogLevel> {
+    Some(match level {
+        v1::LogLevel::Unspecified => return None,
+        v1::LogLevel::Error => LogLevel::Error,
+        v1::LogLevel::Warn => LogLevel::Warn,
+        v1::LogLevel::Info => LogLevel::Info,
+        v1::LogLevel::Debug => LogLevel::Debug,
+        v1::LogLevel::Trace => LogLevel::Trace,
+    })
+}
+
+fn wire_level(level: Option<LogLevel>) -> i32 {
+    let level = level.map_or(v1::LogLevel::Unspecified, |level| match level {
+        LogLevel::Error => v1::LogLevel::Error,
+        LogLevel::Warn => v1::LogLevel::Warn,
+        LogLevel::Info => v1::LogLevel::Info,
+        LogLevel::Debug => v1::LogLevel::Debug,
+        LogLevel::Trace => v1::LogLevel::Trace,
+    });
+    level.into()
 }
 
 /// The state word and what else is said: a job means at least Busy, an exit means Ended, whatever the word is.
@@ -164,10 +210,75 @@ pub(super) fn wire(id: String, command: Command) -> v1::Command {
             runner_name,
             encoded_jit_config: jit_config.expose_secret().to_owned(),
         }),
-        Command::Drain { reason } => v1::command::Command::Drain(v1::Drain { reason }),
+        Command::Drain { reason, deadline_seconds } => {
+            v1::command::Command::Drain(v1::Drain { reason, deadline_seconds })
+        }
         Command::Shutdown { reason } => v1::command::Command::Shutdown(v1::Shutdown { reason }),
+        Command::UpdateConfig(settings) => {
+            v1::command::Command::UpdateConfig(v1::UpdateConfig { settings: Some(wire_settings(*settings)) })
+        }
+        Command::SetLogLevel { level, seconds } => {
+            v1::command::Command::SetLogLevel(v1::SetLogLevel { level: wire_level(level), for_seconds: seconds })
+        }
+        Command::CollectDiagnostics => v1::command::Command::CollectDiagnostics(v1::CollectDiagnostics {}),
     };
     v1::Command { id, command: Some(command) }
+}
+
+/// What is wanted of an agent, as it goes over the wire.
+pub(super) fn wire_settings(settings: Settings) -> v1::Settings {
+    v1::Settings {
+        revision: settings.revision,
+        agent: Some(wire_agent(&settings.agent)),
+        runner: settings.runner.map(wire_runner),
+    }
+}
+
+/// A number that the schema keeps positive.
+pub(super) fn unsigned(number: Option<i32>) -> u32 {
+    number.and_then(|number| u32::try_from(number).ok()).unwrap_or_default()
+}
+
+fn wire_agent(agent: &AgentSettings) -> v1::AgentConfig {
+    let threshold = |threshold: &Threshold| v1::Threshold {
+        warn_percent: unsigned(Some(threshold.warn_percent)),
+        act_percent: unsigned(threshold.act_percent),
+    };
+    let guards = |guards: &Guards| v1::Guards {
+        max_runtime_seconds: unsigned(guards.max_runtime_seconds),
+        disk: guards.disk.as_ref().map(threshold),
+        memory: guards.memory.as_ref().map(threshold),
+    };
+    v1::AgentConfig {
+        heartbeat_period_seconds: unsigned(agent.heartbeat_period_seconds),
+        log_level: wire_level(agent.log_level),
+        guards: agent.guards.as_ref().map(guards),
+    }
+}
+
+fn wire_runner(choice: RunnerChoice) -> v1::RunnerSettings {
+    let RunnerChoice { version, archives, settings } = choice;
+    let required = settings.version.is_some() || settings.minimum_version.is_some();
+    let Hooks { job_started, job_completed } = settings.hooks.unwrap_or_default();
+    let archives = archives.into_iter().map(|archive| v1::RunnerArchive {
+        architecture: archive.architecture.to_owned(),
+        sha256: archive.sha256,
+        url: archive.url,
+    });
+    v1::RunnerSettings {
+        version,
+        minimum_version: settings.minimum_version.unwrap_or_default(),
+        archives: archives.collect(),
+        sources: settings.sources,
+        metadata_access: match settings.metadata_access {
+            MetadataAccess::Blocked => v1::MetadataAccess::Blocked,
+            MetadataAccess::Allowed => v1::MetadataAccess::Allowed,
+        }
+        .into(),
+        job_started_hook: job_started.unwrap_or_default(),
+        job_completed_hook: job_completed.unwrap_or_default(),
+        required,
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,11 @@
 use jiff::Timestamp;
 use secrecy::SecretString;
 
-use super::events::{Event, EventKind};
+use super::{
+    events::{Event, EventKind},
+    settings::Settings,
+};
+use crate::crd::LogLevel;
 
 /// An agent's state, in the order of a VM's life: it only moves forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +63,14 @@ pub struct Report {
     pub notice: Option<Notice>,
     /// A limit of its machine that was neared or passed.
     pub guard: Option<Guard>,
+    /// It has no runner to start yet.
+    pub preparing: bool,
+    /// Version of the runner it has; empty when it does not say.
+    pub runner_version: String,
+    /// Which of our settings are in effect; empty when none are.
+    pub settings_revision: String,
+    /// What it logs.
+    pub log_level: Option<LogLevel>,
     /// It says that its runner waits for ever: the job it was offered was gone, and its registration with it. A hint.
     pub ghost: bool,
 }
@@ -162,12 +174,32 @@ pub enum Command {
     Drain {
         /// Why.
         reason: String,
+        /// A job that still runs after this many seconds is interrupted; 0: never.
+        deadline_seconds: u32,
     },
     /// Power off once the runner has ended.
     Shutdown {
         /// Why.
         reason: String,
     },
+    /// Work by these settings.
+    UpdateConfig(Box<Settings>),
+    /// Log this for a while; without a level: what the settings say, from now on.
+    SetLogLevel {
+        /// What.
+        level: Option<LogLevel>,
+        /// For how long.
+        seconds: u32,
+    },
+    /// Send what helps to find a fault.
+    CollectDiagnostics,
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// Why it was refused; `None` when it was done.
+    pub refusal: Option<String>,
 }
 
 impl Report {
@@ -209,6 +241,14 @@ impl Report {
             error: next.error,
             notice: self.notice.max(next.notice),
             guard: Guard::worse(self.guard.as_ref(), next.guard),
+            preparing: next.preparing,
+            runner_version: if next.runner_version.is_empty() {
+                self.runner_version.clone()
+            } else {
+                next.runner_version
+            },
+            settings_revision: next.settings_revision,
+            log_level: next.log_level,
             ghost: next.ghost,
         }
     }

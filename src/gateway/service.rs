@@ -20,18 +20,18 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
-use uuid::Uuid;
 
 use super::{
     attestation::{Attestor, Claim, Denied, key},
-    convert::{self, TEXT_LIMIT},
+    convert,
     events::{Event, Heard},
     peer::Peer,
     rate::TokenBucket,
     refusals::Refusal,
     report::{Command, Report},
     server::GatewayConfig,
-    sessions::Session,
+    sessions::{Introduction, Session},
+    settings::settings,
 };
 use crate::{
     crd::{RunnerVm, conditions::cut},
@@ -119,7 +119,8 @@ impl Inner {
         };
         let _open = peer.opened();
         let sessions = &self.attestor.sessions;
-        let (session, commands) = sessions.open(key(&vm), claim.version, report, self.attestor.now());
+        let agent = Introduction { version: claim.version, minor: claim.minor };
+        let (session, commands) = sessions.open(key(&vm), agent, report, self.attestor.now());
         let acks = sessions.acks(&session, acked(&vm));
         // Closed whatever way this ends, also when the future is dropped.
         let session = Closing { inner: self, session };
@@ -140,13 +141,6 @@ impl Inner {
     ) -> Result<(Arc<RunnerVm>, Claim, Report), Status> {
         let first = incoming.message().await?.and_then(|message| message.message);
         let Some(agent_message::Message::Hello(hello)) = first else { return Err(self.turn_away(Refusal::BadHello)) };
-        if hello.protocol_minor.abs_diff(PROTOCOL_MINOR) > 1 {
-            self.attestor.refusals.count(Refusal::ProtocolSkew);
-            return Err(Status::failed_precondition(format!(
-                "the agent speaks protocol 1.{}, the operator 1.{PROTOCOL_MINOR}",
-                hello.protocol_minor
-            )));
-        }
         let boot_id = cut(&hello.boot_id, WORD_LIMIT);
         if boot_id.is_empty() || boot_id != hello.boot_id {
             return Err(self.turn_away(Refusal::BadHello));
@@ -157,12 +151,14 @@ impl Inner {
             thumbprint: peer.thumbprint.to_string(),
             boot_id,
             version: cut(&hello.agent_version, WORD_LIMIT),
+            minor: hello.protocol_minor,
             state: report.state,
         };
         match self.attestor.attest(&claim).await {
             Ok(vm) => Ok((vm, claim, report)),
             Err(Denied::Refused(reason)) => Err(Status::permission_denied(reason.to_string())),
             Err(Denied::NotNow(why)) => Err(Status::unavailable(why)),
+            Err(Denied::Unsupported(why)) => Err(Status::failed_precondition(why)),
         }
     }
 
@@ -172,13 +168,8 @@ impl Inner {
     }
 
     /// Both directions until the session ends; returns why it did.
-    async fn exchange(&self, mut stream: Stream, mut commands: mpsc::Receiver<Command>) -> Status {
-        let welcome = Message::Welcome(Welcome {
-            vm_name: stream.session.vm().name.clone(),
-            heartbeat_period_seconds: u32::try_from(self.config.heartbeat_period.as_secs()).unwrap_or(u32::MAX),
-            protocol_minor: PROTOCOL_MINOR,
-        });
-        let mut next = Some(welcome);
+    async fn exchange(&self, mut stream: Stream, mut commands: mpsc::Receiver<(String, Command)>) -> Status {
+        let mut next = Some(Message::Welcome(self.welcome(stream.session.vm())));
         // Before the agent tells again what the operator before this one has dealt with.
         if *stream.acks.borrow() > 0 {
             stream.acks.mark_changed();
@@ -191,7 +182,7 @@ impl Inner {
             }
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(command) => next = Some(Message::Command(stream.command(command))),
+                    Some((id, command)) => next = Some(Message::Command(stream.command(id, command))),
                     None => {
                         // A VM that is gone takes its unacked events along. The agent may have left too.
                         drop(stream.send(stream.acked()).await);
@@ -211,6 +202,21 @@ impl Inner {
         }
     }
 
+    /// What the VM's agent is to know first. Its settings are those of the moment: what changes later is sent as a command.
+    fn welcome(&self, vm: &Key) -> Welcome {
+        let object = self.attestor.vm(vm);
+        let wanted = object.map(|vm| {
+            let policy = self.attestor.sessions.policy(&vm.spec.pool.uid);
+            settings(&vm.spec, policy.as_ref())
+        });
+        Welcome {
+            vm_name: vm.name.clone(),
+            heartbeat_period_seconds: u32::try_from(self.config.heartbeat_period.as_secs()).unwrap_or(u32::MAX),
+            protocol_minor: PROTOCOL_MINOR,
+            settings: wanted.map(convert::wire_settings),
+        }
+    }
+
     fn hear(&self, stream: &mut Stream, message: Result<Option<AgentMessage>, Status>) -> Result<(), Status> {
         let message = message?.ok_or_else(|| Status::ok("the agent ended its session"))?;
         if !stream.bucket.take(Instant::now()) {
@@ -223,7 +229,13 @@ impl Inner {
                 if heard { Ok(()) } else { Err(replaced()) }
             }
             Some(agent_message::Message::Ack(ack)) => {
-                log_ack(stream.session.vm(), &ack);
+                let (id, ack) = convert::ack(&ack);
+                log_ack(stream.session.vm(), &id, ack.refusal.as_deref());
+                self.attestor.sessions.acked(&stream.session, (id, ack));
+                Ok(())
+            }
+            Some(agent_message::Message::Diagnostics(chunk)) => {
+                self.attestor.sessions.diagnosed(&stream.session, chunk.into());
                 Ok(())
             }
             Some(agent_message::Message::Event(event)) => self.hear_event(&stream.session, &event.into()),
@@ -266,8 +278,7 @@ impl Stream {
         Message::EventAck(v1::EventAck { sequence: *self.acks.borrow() })
     }
 
-    fn command(&self, command: Command) -> v1::Command {
-        let id = Uuid::new_v4().to_string();
+    fn command(&self, id: String, command: Command) -> v1::Command {
         debug!(vm = %self.session.vm(), %id, "sending a command");
         convert::wire(id, command)
     }
@@ -304,12 +315,10 @@ fn replaced() -> Status {
     Status::aborted("the session was replaced or its VM is gone")
 }
 
-fn log_ack(vm: &Key, ack: &v1::CommandAck) {
-    let id = cut(&ack.command_id, WORD_LIMIT);
-    if ack.outcome() == v1::CommandOutcome::Refused {
-        warn!(%vm, %id, detail = cut(&ack.detail, TEXT_LIMIT), "an agent refused a command");
-    } else {
-        debug!(%vm, %id, "an agent did a command");
+fn log_ack(vm: &Key, id: &str, refusal: Option<&str>) {
+    match refusal {
+        Some(detail) => warn!(%vm, id, detail, "an agent refused a command"),
+        None => debug!(%vm, id, "an agent did a command"),
     }
 }
 

@@ -4,7 +4,7 @@
 //! dies late never touches its successor. What was last reported outlives the connection: silence is not news.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -12,16 +12,20 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::{
+    diagnostics::{Chunk, Diagnostics},
     events::{Event, EventKind, Heard, Ledger},
-    report::{Command, Report},
+    report::{Ack, Command, Report},
+    settings::Policy,
 };
 use crate::wakes::{Key, Wakes};
 
 /// Commands that may wait for a slow connection; more are refused.
 const COMMAND_QUEUE: usize = 8;
+/// Acks kept of one agent; it can send any number.
+const ACKS: usize = 64;
 
 /// What the VM controller sees of an agent.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct AgentView {
     /// Whether its stream is open now.
     pub connected: bool,
@@ -35,6 +39,12 @@ pub struct AgentView {
     pub events: Ledger,
     /// Version it runs.
     pub version: String,
+    /// Minor version of the protocol it speaks.
+    pub minor: u32,
+    /// What it answered to commands, by their ids.
+    pub acks: BTreeMap<String, Ack>,
+    /// What it was asked for last, as far as it has come.
+    pub diagnostics: Option<Arc<Diagnostics>>,
     /// What it last said, moved forward only.
     pub report: Report,
 }
@@ -50,8 +60,17 @@ pub struct Session {
 struct Entry {
     generation: u64,
     view: AgentView,
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<(String, Command)>,
     acks: watch::Sender<u64>,
+}
+
+/// Who opens a session: what its hello says besides the report.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Introduction {
+    /// Version of the agent.
+    pub version: String,
+    /// Minor version of the protocol it speaks.
+    pub minor: u32,
 }
 
 impl Entry {
@@ -89,6 +108,8 @@ pub struct Sessions {
 struct Table {
     entries: HashMap<Key, Entry>,
     rebooted: HashMap<Key, String>,
+    unsupported: HashMap<Key, String>,
+    policies: HashMap<String, Policy>,
     generations: u64,
 }
 
@@ -101,7 +122,13 @@ impl Sessions {
 
     /// Opens a session for an agent that proved who it is; an older one of the same VM ends.
     #[must_use]
-    pub fn open(&self, vm: Key, version: String, report: Report, now: Timestamp) -> (Session, mpsc::Receiver<Command>) {
+    pub fn open(
+        &self,
+        vm: Key,
+        agent: Introduction,
+        report: Report,
+        now: Timestamp,
+    ) -> (Session, mpsc::Receiver<(String, Command)>) {
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
         let mut table = self.lock();
         table.generations += 1;
@@ -117,9 +144,13 @@ impl Sessions {
             idle_since: idle_since(before, &report, now),
             result_since: result_since(before, &report, now),
             events: before.map(|view| view.events.clone()).unwrap_or_default(),
-            version,
+            version: agent.version,
+            minor: agent.minor,
+            acks: before.map(|view| view.acks.clone()).unwrap_or_default(),
+            diagnostics: before.and_then(|view| view.diagnostics.clone()),
             report,
         };
+        table.unsupported.remove(&vm);
         let acks = watch::Sender::new(view.events.acked());
         table.entries.insert(vm.clone(), Entry { generation, view, commands, acks });
         drop(table);
@@ -142,6 +173,83 @@ impl Sessions {
             self.wakes.wake(session.vm.clone());
         }
         true
+    }
+
+    /// Takes the answer to a command in; the first one counts.
+    pub fn acked(&self, session: &Session, (id, ack): (String, Ack)) {
+        let changed = self.update(session, |view| {
+            let news = view.acks.len() < ACKS && !view.acks.contains_key(&id);
+            if news {
+                view.acks.insert(id, ack);
+            }
+            news
+        });
+        if changed {
+            self.wakes.wake(session.vm.clone());
+        }
+    }
+
+    /// Takes a piece of diagnostics in; wakes the controller when they are whole.
+    pub fn diagnosed(&self, session: &Session, chunk: Chunk) {
+        let whole = self.update(session, |view| {
+            let Some(found) = view.diagnostics.as_mut().filter(|found| !found.complete) else { return false };
+            let found = Arc::make_mut(found);
+            found.take(chunk);
+            found.complete
+        });
+        if whole {
+            self.wakes.wake(session.vm.clone());
+        }
+    }
+
+    /// Changes what is known of an agent while this session is the one that speaks for it.
+    fn update(&self, session: &Session, change: impl FnOnce(&mut AgentView) -> bool) -> bool {
+        let mut table = self.lock();
+        let entry = table.entries.get_mut(&session.vm).filter(|e| e.generation == session.generation);
+        entry.is_some_and(|entry| change(&mut entry.view))
+    }
+
+    /// The diagnostics that came are kept elsewhere now.
+    pub fn diagnostics_taken(&self, vm: &Key) {
+        if let Some(entry) = self.lock().entries.get_mut(vm) {
+            entry.view.diagnostics = None;
+        }
+    }
+
+    /// What a pool says now, for all its VMs; these are woken when it is something new.
+    pub fn set_policy(&self, pool_uid: &str, policy: Policy, vms: impl Iterator<Item = Key>) {
+        let mut table = self.lock();
+        if table.policies.get(pool_uid) == Some(&policy) {
+            return;
+        }
+        table.policies.insert(pool_uid.to_owned(), policy);
+        drop(table);
+        vms.for_each(|vm| self.wakes.wake(vm));
+    }
+
+    /// What a pool said last, if it was looked at.
+    #[must_use]
+    pub fn policy(&self, pool_uid: &str) -> Option<Policy> {
+        self.lock().policies.get(pool_uid).cloned()
+    }
+
+    /// Forgets a pool that is gone.
+    pub fn forget_policy(&self, pool_uid: &str) {
+        self.lock().policies.remove(pool_uid);
+    }
+
+    /// An agent of this VM speaks a version of the protocol that we do not.
+    pub fn unsupported(&self, vm: &Key, why: &str) {
+        let before = self.lock().unsupported.insert(vm.clone(), why.to_owned());
+        if before.as_deref() != Some(why) {
+            self.wakes.wake(vm.clone());
+        }
+    }
+
+    /// Why this VM's agent cannot be talked to, if that was so when it last called in.
+    #[must_use]
+    pub fn why_unsupported(&self, vm: &Key) -> Option<String> {
+        self.lock().unsupported.get(vm).cloned()
     }
 
     /// The acks of this session's events; `written` is what the RunnerVM's status says to be dealt with.
@@ -217,24 +325,29 @@ impl Sessions {
         self.lock().entries.get(vm).map(|entry| entry.view.clone())
     }
 
-    /// Sends a command down the open stream.
+    /// Sends a command down the open stream, under an id that the agent does once.
     ///
     /// # Errors
     /// When there is none, or it does not take commands. Nothing was sent then.
-    pub fn send(&self, vm: &Key, command: Command) -> Result<(), SendError> {
-        let table = self.lock();
-        let entry = table.entries.get(vm).filter(|e| e.view.connected).ok_or(SendError::NotConnected)?;
-        entry.commands.try_send(command).map_err(|error| match error {
+    pub fn send(&self, vm: &Key, id: &str, command: Command) -> Result<(), SendError> {
+        let mut table = self.lock();
+        let entry = table.entries.get_mut(vm).filter(|e| e.view.connected).ok_or(SendError::NotConnected)?;
+        let collects = matches!(command, Command::CollectDiagnostics);
+        entry.commands.try_send((id.to_owned(), command)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => SendError::Full,
             mpsc::error::TrySendError::Closed(_) => SendError::NotConnected,
-        })
+        })?;
+        if collects {
+            entry.view.diagnostics = Some(Arc::new(Diagnostics::awaited(id)));
+        }
+        Ok(())
     }
 
     /// The VMs something is known of.
     #[must_use]
     pub fn known(&self) -> BTreeSet<Key> {
         let table = self.lock();
-        table.entries.keys().chain(table.rebooted.keys()).cloned().collect()
+        table.entries.keys().chain(table.rebooted.keys()).chain(table.unsupported.keys()).cloned().collect()
     }
 
     /// Forgets a VM that is gone; its connection ends. Events that waited for a write are acked, for there is nothing
@@ -243,6 +356,7 @@ impl Sessions {
     pub fn forget(&self, vm: &Key) -> Vec<EventKind> {
         let mut table = self.lock();
         table.rebooted.remove(vm);
+        table.unsupported.remove(vm);
         let Some(mut entry) = table.entries.remove(vm) else { return Vec::new() };
         let waiting = entry.view.events.waiting().collect();
         entry.view.events.settle(|_| true);
@@ -299,8 +413,9 @@ mod tests {
     #[test]
     fn a_late_close_does_not_touch_the_newer_session() {
         let sessions = Sessions::default();
-        let (old, _old_commands) = sessions.open(Key::new("ci", "vm"), "1".into(), Report::default(), now());
-        let (new, _commands) = sessions.open(Key::new("ci", "vm"), "1".into(), Report::default(), now());
+        let (old, _old_commands) =
+            sessions.open(Key::new("ci", "vm"), Introduction::default(), Report::default(), now());
+        let (new, _commands) = sessions.open(Key::new("ci", "vm"), Introduction::default(), Report::default(), now());
         sessions.close(&old);
         assert!(sessions.view(new.vm()).expect("there").connected);
         assert!(!sessions.report(&old, Report::default(), now()), "a replaced session must end");
@@ -312,7 +427,8 @@ mod tests {
         let at = |second| Timestamp::from_second(second).expect("a time");
         let says = |state, runner: &str| Report { state, runner_name: runner.into(), ..Report::default() };
         let sessions = Sessions::default();
-        let (session, _commands) = sessions.open(Key::new("ci", "vm"), "1".into(), says(AgentState::Ready, ""), at(1));
+        let (session, _commands) =
+            sessions.open(Key::new("ci", "vm"), Introduction::default(), says(AgentState::Ready, ""), at(1));
         let since = |report, second| {
             assert!(sessions.report(&session, report, at(second)));
             sessions.view(session.vm()).expect("there").idle_since
@@ -331,7 +447,8 @@ mod tests {
         let wakes = Wakes::default();
         let mut woken = Box::pin(wakes.stream(std::time::Duration::ZERO));
         let sessions = Sessions::new(wakes);
-        let (session, _commands) = sessions.open(Key::new("ci", "vm"), "1".into(), Report::default(), now());
+        let (session, _commands) =
+            sessions.open(Key::new("ci", "vm"), Introduction::default(), Report::default(), now());
         assert!(woken.next().await.is_some(), "the session itself is news");
         for error in ["a", "b", "c"] {
             assert!(sessions.report(&session, Report { error: error.into(), ..Report::default() }, now()));
@@ -349,12 +466,12 @@ mod tests {
     fn an_events_ack_follows_its_write_and_outlives_the_connection() {
         let sessions = Sessions::default();
         let vm = Key::new("ci", "vm");
-        let (session, _commands) = sessions.open(vm.clone(), "1".into(), Report::default(), now());
+        let (session, _commands) = sessions.open(vm.clone(), Introduction::default(), Report::default(), now());
         let acks = sessions.acks(&session, 5);
         assert_eq!(sessions.event(&session, &event(5, EventKind::JobStarted), now()), Heard::Replayed);
         assert_eq!(sessions.event(&session, &event(9, EventKind::JobCompleted), now()), Heard::New);
         assert_eq!(*acks.borrow(), 8);
-        let (session, _commands) = sessions.open(vm.clone(), "1".into(), Report::default(), now());
+        let (session, _commands) = sessions.open(vm.clone(), Introduction::default(), Report::default(), now());
         let acks = sessions.acks(&session, 5);
         assert_eq!(sessions.event(&session, &event(9, EventKind::JobCompleted), now()), Heard::Replayed);
         assert_eq!(*acks.borrow(), 8);
@@ -366,7 +483,7 @@ mod tests {
     fn events_of_a_vm_that_is_gone_are_acked_and_given_back() {
         let sessions = Sessions::default();
         let vm = Key::new("ci", "vm");
-        let (session, _commands) = sessions.open(vm.clone(), "1".into(), Report::default(), now());
+        let (session, _commands) = sessions.open(vm.clone(), Introduction::default(), Report::default(), now());
         let acks = sessions.acks(&session, 0);
         assert_eq!(sessions.event(&session, &event(9, EventKind::JobCompleted), now()), Heard::New);
         assert_eq!(sessions.forget(&vm), [EventKind::JobCompleted]);
@@ -377,9 +494,10 @@ mod tests {
     #[test]
     fn a_command_to_a_closed_session_is_an_error() {
         let sessions = Sessions::default();
-        let (session, _commands) = sessions.open(Key::new("ci", "vm"), "1".into(), Report::default(), now());
+        let (session, _commands) =
+            sessions.open(Key::new("ci", "vm"), Introduction::default(), Report::default(), now());
         sessions.close(&session);
-        let result = sessions.send(session.vm(), Command::Drain { reason: String::new() });
+        let result = sessions.send(session.vm(), "c", Command::CollectDiagnostics);
         assert_eq!(result, Err(SendError::NotConnected));
     }
 }

@@ -68,6 +68,8 @@ fn object(pool: &RunnerPool, new: &NewVm) -> Option<RunnerVm> {
         github: spec.github.clone(),
         template: spec.template.clone(),
         lifecycle: spec.lifecycle.clone(),
+        agent: spec.agent.clone(),
+        runner: spec.runner.clone(),
     };
     let metadata = ObjectMeta {
         name: Some(new.name.clone()),
@@ -147,6 +149,7 @@ async fn release(context: &Context, pool: &RunnerPool) -> Result<(), Error> {
     info!(pool = pool.name_any(), "Pool is gone");
     context.metrics.forget_pool(&pool.namespace().unwrap_or_default(), &pool.name_any());
     context.memory.forget(&pool.uid().unwrap_or_default());
+    context.sessions.forget_policy(&pool.uid().unwrap_or_default());
     context.sweeper.forget(&pool.uid().unwrap_or_default());
     Ok(())
 }

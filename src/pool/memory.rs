@@ -100,6 +100,7 @@ mod tests {
             deleting: end.is_some(),
             end: end.map(Into::into),
             end_message: String::new(),
+            runner_version: String::new(),
             outdated: false,
             owned: true,
         }

@@ -8,7 +8,7 @@ use tracing::warn;
 use super::{
     Context, Error,
     settings::check,
-    view::{Check, GroupFact, PoolView, VmFact},
+    view::{Check, GroupFact, Offered, PoolView, VmFact},
 };
 use crate::{
     compute::Group,
@@ -31,6 +31,7 @@ pub(super) async fn observe(context: &Context, pool: &RunnerPool) -> Result<Pool
     }
     let (forge, groups) =
         if deleting { (Check::Good, Vec::new()) } else { (forge(context, pool).await, groups(context, pool).await) };
+    let offer = offer(context, pool, forge == Check::Good && !deleting).await;
     let swept = deleting && vms.is_empty() && swept(context, pool).await;
     let (history, expected) = context.memory.fold(&uid, |memory| {
         for vm in &vms {
@@ -39,7 +40,7 @@ pub(super) async fn observe(context: &Context, pool: &RunnerPool) -> Result<Pool
         memory.expected.retain(|name, until| *until > now && !vms.iter().any(|vm| vm.name == *name));
         (memory.history.clone(), memory.expected.len())
     });
-    Ok(PoolView { pool: pool.clone(), vms, expected, forge, groups, history, random: random(), swept })
+    Ok(PoolView { pool: pool.clone(), vms, expected, forge, offer, groups, history, random: random(), swept })
 }
 
 /// Whether a sweep finds nothing of the pool outside; a failed one proves nothing.
@@ -104,6 +105,19 @@ async fn forge(context: &Context, pool: &RunnerPool) -> Check {
     match checked {
         Ok(()) => runners.group(pool.spec.github.runner_group.as_deref()).await.map_or_else(judged, |_| Check::Good),
         Err(error) => judged(error),
+    }
+}
+
+/// Which runner the forge offers: asked once an hour and scope, and only where it accepts the pool.
+async fn offer(context: &Context, pool: &RunnerPool, accepted: bool) -> Offered {
+    let unknown = |reason: &str, message: &str| Offered::Unknown { reason: reason.into(), message: message.into() };
+    let namespace = pool.namespace().unwrap_or_default();
+    match context.forges.runners(&namespace, &pool.spec.github).await {
+        Ok(runners) if accepted => match runners.offer().await {
+            Ok(offer) => Offered::Known(offer),
+            Err(error) => unknown(error.class.as_str(), &error.to_string()),
+        },
+        _ => unknown("NotAsked", "GitHub is asked which runner it offers once the credentials are valid"),
     }
 }
 

@@ -6,6 +6,7 @@ use super::history::History;
 use crate::{
     compute::{Group, groups::BackOff},
     crd::{Phase, RunnerPool, RunnerVm, conditions, conditions::DRAINING, names},
+    forge::Offer,
 };
 
 /// Everything known about one pool at one moment.
@@ -19,6 +20,8 @@ pub struct PoolView {
     pub expected: usize,
     /// Whether the forge accepts it.
     pub forge: Check,
+    /// Which runner the forge offers.
+    pub offer: Offered,
     /// Its groups, in order of preference.
     pub groups: Vec<GroupFact>,
     /// How its latest VMs fared.
@@ -50,6 +53,8 @@ pub struct VmFact {
     pub end: Option<String>,
     /// The same in words, some of them perhaps an agent's.
     pub end_message: String,
+    /// Version of its runner; empty before it has one.
+    pub runner_version: String,
     /// It was made from an older template.
     pub outdated: bool,
     /// It still belongs to the pool in Kubernetes' eyes.
@@ -69,6 +74,20 @@ pub enum Check {
         message: String,
     },
     /// No answer, which is not an answer.
+    Unknown {
+        /// CamelCase reason.
+        reason: String,
+        /// What was tried.
+        message: String,
+    },
+}
+
+/// Which runner a forge offers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// This one.
+    Known(Offer),
+    /// No answer.
     Unknown {
         /// CamelCase reason.
         reason: String,
@@ -131,6 +150,7 @@ impl VmFact {
             deleting,
             end: end.map(|condition| condition.reason.clone()),
             end_message: end.map(|condition| condition.message.clone()).unwrap_or_default(),
+            runner_version: status.runner.map(|runner| runner.version).unwrap_or_default(),
             outdated: outdated(vm, pool),
             owned: owner,
         }
@@ -152,6 +172,8 @@ fn outdated(vm: &RunnerVm, pool: &RunnerPool) -> bool {
         || made.github.labels != wanted.github.labels
         || made.github.runner_group != wanted.github.runner_group
         || made.template != wanted.template
+        // Not `agent`: that reaches the agents that run.
+        || made.runner != wanted.runner
 }
 
 /// Selector of the pool's RunnerVMs.

@@ -127,6 +127,7 @@ impl Operator {
             vms,
             groups: vm.groups.clone(),
             forges: vm.forges.clone(),
+            sessions: vm.sessions.clone(),
             memory: pool::memory::Memories::default(),
             vm_memories: vm.memories.clone(),
             sweeper: pool::sweep::Sweeper::new(sweep, bells.vms.clone()),

@@ -8,6 +8,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use tracing::{debug, info, warn};
+use uuid::Uuid;
 
 use super::{
     Context, Error,
@@ -28,6 +29,8 @@ use crate::{
     kubernetes,
     wakes::Key,
 };
+
+mod orders;
 
 /// One VM, with what acting on it takes.
 pub(super) struct Actor<'a> {
@@ -68,7 +71,7 @@ impl<'a> Actor<'a> {
             Step::CheckScope => self.forge(|runners| async move { runners.check().await }).await.map(drop),
             Step::Deregister { id } => self.deregister(*id).await,
             Step::NoteRegistrationGone => self.remember(|memory| memory.registration_gone = true),
-            Step::TellDrain => self.tell_drain(),
+            Step::Tell(order) => self.tell(order, status).await,
             Step::AskLastWords => self.ask_last_words().await,
             Step::DeleteInstance(target) => self.delete_instance(target).await,
             Step::End(end) => self.end(end).await,
@@ -125,7 +128,8 @@ impl<'a> Actor<'a> {
         }
         self.pace(&result)?;
         let registered = result?;
-        status.runner = Some(RunnerStatus { id: Some(registered.id), ..runner });
+        let version = self.context.sessions.view(&self.key).map(|agent| agent.report.runner_version);
+        status.runner = Some(RunnerStatus { id: Some(registered.id), version: version.unwrap_or_default(), ..runner });
         self.write(status).await?;
         self.send(name, registered)
     }
@@ -156,7 +160,7 @@ impl<'a> Actor<'a> {
         self.remember(|memory| memory.forge_trouble = None)?;
         let command = Command::Register { runner_name, jit_config: registered.jit_config };
         // A failure is final: what may have been sent is never sent again, the next pass replaces the VM.
-        let sent = self.context.sessions.send(&self.key, command);
+        let sent = self.context.sessions.send(&self.key, &Uuid::new_v4().to_string(), command);
         if sent.is_ok() {
             self.remember(|memory| memory.config_sent = Some(now))?;
         }
@@ -207,14 +211,6 @@ impl<'a> Actor<'a> {
             memory.deletion = Some((at, outcome));
             memory.registration_gone |= outcome == Deletion::Deleted;
         })
-    }
-
-    fn tell_drain(&self) -> Result<(), Error> {
-        let gone = self.context.memories.get(&self.uid).registration_gone;
-        let reason = if gone { "its registration is removed" } else { "the namespace of its pool is being deleted" };
-        let reason = reason.to_owned();
-        self.context.sessions.send(&self.key, Command::Drain { reason }).map_err(Error::Session)?;
-        self.remember(|memory| memory.drain_told = true)
     }
 
     async fn ask_last_words(&self) -> Result<(), Error> {

@@ -1,14 +1,14 @@
 //! What this process did to a VM and saw of it: lost with the process, and nothing depends on its surviving.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
 
-use super::plan::later;
+use super::plan::{Topic, later};
 use crate::{
     compute::{ComputeError, Instance},
     forge::{Deletion, ForgeJob, Runner},
@@ -34,6 +34,19 @@ pub enum Creation {
         /// When the last try ended.
         at: Timestamp,
     },
+}
+
+/// An order that was sent to an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// What was wanted.
+    pub want: String,
+    /// The id it was sent under.
+    pub id: String,
+    /// When it was sent under this id first.
+    pub at: Timestamp,
+    /// Nothing more is expected of it: the user was told that it was refused.
+    pub settled: bool,
 }
 
 /// One VM's memory.
@@ -71,8 +84,10 @@ pub struct Memory {
     pub offline_since: Option<Timestamp>,
     /// The forge's list does not have its runner: to be looked up by id.
     pub suspected: bool,
-    /// The agent was told to drain.
-    pub drain_told: bool,
+    /// What the agent was told last, by topic.
+    pub orders: BTreeMap<Topic, Sent>,
+    /// The user's id of the diagnostics that were kept, or given up.
+    pub diagnostics_stored: Option<String>,
     /// Why its pool deleted it: a deletion itself cannot carry a reason, and an annotation would be one more write.
     pub removed_for: Option<&'static str>,
     /// What a VM that never called in had to say.

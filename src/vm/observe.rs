@@ -12,6 +12,7 @@ use crate::{
     compute::{Group, Instance},
     crd::RunnerVm,
     forge::credentials::CredentialsError,
+    gateway::settings::settings,
     kubernetes,
     wakes::Key,
 };
@@ -34,6 +35,8 @@ pub(super) async fn observe(context: &Context, vm: &RunnerVm) -> VmView {
         presence: presence(instance, &memory),
         agent: context.sessions.view(&key),
         rebooted: context.sessions.was_rebooted(&key),
+        unsupported: context.sessions.why_unsupported(&key),
+        settings: settings(&vm.spec, context.sessions.policy(&vm.spec.pool.uid).as_ref()),
         access: access(context, vm, &key).await,
         memory,
         leading_since: context.leading_since,

@@ -25,8 +25,10 @@ use crate::{
 
 mod drain;
 mod life;
+mod orders;
 
 pub use life::silent;
+pub use orders::{LOG_LEVEL_SECONDS, Order, Topic, drain_deadline};
 
 /// A runner ends within a moment of its job, and one write tells both. A result that is not written is not acked, and
 /// lost with its machine: it does not wait for longer.
@@ -76,8 +78,8 @@ pub enum Step {
     },
     /// Note that the registration is proven gone.
     NoteRegistrationGone,
-    /// Tell the agent to take no new work and to stop an idle listener.
-    TellDrain,
+    /// Tell the agent something, or the user what it answered.
+    Tell(Order),
     /// Ask what a VM that never called in has to say.
     AskLastWords,
     /// Ask the group to delete the instance.
@@ -140,6 +142,12 @@ pub fn plan(view: &VmView, now: Timestamp, timing: &Timing) -> Plan {
     };
     if let Some(due) = view.agent.as_ref().and_then(result_due).filter(|due| now < *due) {
         plan.again = plan.again.min(until(due, now));
+    }
+    if plan.step == Step::Wait {
+        let (order, look) = orders::next(view, now);
+        let look = look.into_iter().chain(orders::renewal(view, now)).min();
+        plan.again = look.map_or(plan.again, |look| look.min(plan.again));
+        plan.step = order.map_or(Step::Wait, Step::Tell);
     }
     plan.again = plan.again.max(Duration::from_millis(20));
     plan

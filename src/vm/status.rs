@@ -88,7 +88,7 @@ fn marks(new: &mut RunnerVmStatus, plan: &Plan, now: Timestamp, view: &VmView) {
         Step::End(End { never_created: true, .. }) => new.create_requested_time = None,
         Step::Register { attempt } => {
             let name = names::runner_name(view.name(), *attempt);
-            new.runner = Some(RunnerStatus { name, attempt: *attempt, id: None });
+            new.runner = Some(RunnerStatus { name, attempt: *attempt, id: None, version: String::new() });
         }
         _ => {}
     }
@@ -270,10 +270,14 @@ fn removal_is_told(old: &RunnerVmStatus) -> bool {
 }
 
 fn connected(view: &VmView, new: &RunnerVmStatus, now: Timestamp) -> Finding {
+    let silent = silent(view, now) || new.agent.is_none();
+    if let Some(why) = view.unsupported.as_ref().filter(|_| silent) {
+        return Finding::new(AGENT_CONNECTED, false, "ProtocolUnsupported", why.clone());
+    }
     if new.agent.is_none() {
         return Finding::new(AGENT_CONNECTED, false, "NeverConnected", "");
     }
-    if !silent(view, now) {
+    if !silent {
         return Finding::new(AGENT_CONNECTED, true, "Connected", "");
     }
     let seconds = view.vm.spec.lifecycle.heartbeat_timeout_seconds;
@@ -335,6 +339,9 @@ fn heartbeat(new: &mut RunnerVmStatus, view: &VmView) {
         memory_percent: health.memory,
         disk_percent: health.disk,
     });
+    if let Some(runner) = new.runner.as_mut().filter(|runner| runner.id.is_some() && runner.version.is_empty()) {
+        runner.version = agent.report.runner_version.clone();
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     compute::{Instance, Power},
     crd::{RunnerVm, RunnerVmStatus, names},
-    gateway::sessions::AgentView,
+    gateway::{sessions::AgentView, settings::Settings},
 };
 
 /// Everything known about one VM at one moment.
@@ -25,6 +25,10 @@ pub struct VmView {
     pub agent: Option<AgentView>,
     /// Another boot of it called in.
     pub rebooted: bool,
+    /// Why its agent cannot be talked to, if that was so when it last called in.
+    pub unsupported: Option<String>,
+    /// What is wanted of its agent.
+    pub settings: Settings,
     /// Whether the forge can be asked about it.
     pub access: Access,
     /// What this process did and saw before.
@@ -106,7 +110,13 @@ impl VmView {
     /// Why a user wants it gone at once, if one does.
     #[must_use]
     pub fn terminate_now(&self) -> Option<&str> {
-        self.vm.metadata.annotations.as_ref()?.get(names::TERMINATE_NOW).map(String::as_str)
+        self.annotation(names::TERMINATE_NOW)
+    }
+
+    /// The value of an annotation, if it is there.
+    #[must_use]
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.vm.metadata.annotations.as_ref()?.get(name).map(String::as_str)
     }
 
     /// Whether no instance of this VM exists or can still appear.
@@ -160,7 +170,13 @@ impl VmView {
                     let message = format!("the group made instance {id} in place of {known}");
                     return Some(("InstanceReplaced", message));
                 }
-                (instance.power == Power::Down || self.hollow(timing))
+                // Deleting it would cut short the time its software has to tell how the job ended. Google bounds that time,
+                // so an open connection is enough, even of a VM that is to go.
+                let down = match instance.power {
+                    Power::Stopping => !self.agent.as_ref().is_some_and(|agent| agent.connected),
+                    power => power == Power::Down,
+                };
+                (down || self.hollow(timing))
                     .then(|| ("InstanceDown", "the instance was stopped, preempted or powered off".into()))
             }
             Presence::Absent { .. } if known.is_some() && self.instance_gone(now, timing) => {

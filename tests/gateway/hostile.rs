@@ -20,7 +20,8 @@ use crate::{
 async fn is_served(world: &World, neighbour: &mut Agent) {
     use miglet_operator::gateway::report::Command;
     neighbour.report(v1::Report { error: uuid::Uuid::new_v4().to_string(), ..v1::Report::default() }).await;
-    world.sessions.send(&world.key(NEIGHBOUR), Command::Drain { reason: "hello".into() }).expect("connected");
+    let drain = Command::Drain { reason: "hello".into(), deadline_seconds: 0 };
+    world.sessions.send(&world.key(NEIGHBOUR), "1", drain).expect("connected");
     let told = timeout(Duration::from_secs(2), neighbour.incoming.message()).await.expect("told in time");
     assert!(told.unwrap().is_some());
 }

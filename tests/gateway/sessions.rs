@@ -5,8 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use miglet_operator::gateway::report::{AgentState, Command};
-use miglet_proto::v1::{self, command, operator_message};
+use miglet_operator::{
+    forge::Offer,
+    gateway::{
+        report::{AgentState, Command},
+        settings::Policy,
+    },
+};
+use miglet_proto::{
+    PROTOCOL_MINOR,
+    v1::{self, agent_message, command, operator_message},
+};
 use secrecy::SecretString;
 use tonic::Code;
 
@@ -43,8 +52,9 @@ async fn commands_go_down_the_stream_with_ids_of_their_own() {
     let mut agent = Agent::of(&world, &Identity::new(), VM, 42).await.unwrap();
     let register =
         Command::Register { runner_name: format!("{VM}-1"), jit_config: SecretString::from("s3cret".to_owned()) };
-    world.sessions.send(&world.key(VM), register).unwrap();
-    world.sessions.send(&world.key(VM), Command::Drain { reason: "scale down".into() }).unwrap();
+    world.sessions.send(&world.key(VM), "1", register).unwrap();
+    let drain = Command::Drain { reason: "scale down".into(), deadline_seconds: 7 };
+    world.sessions.send(&world.key(VM), "2", drain).unwrap();
     let mut ids = Vec::new();
     for expected in ["register", "drain"] {
         let message = agent.incoming.message().await.unwrap().unwrap().message.unwrap();
@@ -54,8 +64,11 @@ async fn commands_go_down_the_stream_with_ids_of_their_own() {
                 assert_eq!(order.encoded_jit_config, "s3cret");
                 "register"
             }
-            command::Command::Drain(_) => "drain",
-            command::Command::Shutdown(_) => "shutdown",
+            command::Command::Drain(drain) => {
+                assert_eq!(drain.deadline_seconds, 7);
+                "drain"
+            }
+            other => panic!("{other:?}"),
         };
         assert_eq!(kind, expected);
         ids.push(command.id);
@@ -116,14 +129,69 @@ async fn a_process_whose_lease_ran_out_unnoticed_binds_nobody() {
 }
 
 #[tokio::test]
-async fn a_version_of_the_protocol_too_far_away_is_told_both_versions() {
+async fn an_agent_too_far_away_in_version_is_told_both_versions_and_so_is_whoever_looks_at_its_vm() {
     let world = World::new().await;
     let identity = Identity::new();
-    let token = world.google.sign(&tokens::claims(VM, 42, &identity.thumbprint, now()));
-    let skewed = v1::Hello { protocol_minor: miglet_proto::PROTOCOL_MINOR + 2, ..hello(token) };
-    let refused = Agent::open(&world, &identity, skewed).await.err().unwrap();
+    let refused = spoken(&world, &identity, PROTOCOL_MINOR + 2).await.err().unwrap();
     assert_eq!(refused.code(), Code::FailedPrecondition);
-    assert!(refused.message().contains("1.3") && refused.message().contains("1.1"), "{refused}");
+    for wanted in ["1.3", "1.1", "update the operator"] {
+        assert!(refused.message().contains(wanted), "{wanted} in {refused}");
+    }
+    assert_eq!((world.kube.patches(), world.refused("ProtocolSkew")), (0, 1), "no VM is bound to it");
+    assert_eq!(world.sessions.why_unsupported(&world.key(VM)).as_deref(), Some(refused.message()));
+    eventually("an event says so", || world.kube.events().iter().any(|e| e.to_string().contains("ProtocolSkew"))).await;
+    spoken(&world, &identity, PROTOCOL_MINOR).await.expect("another agent on the same VM");
+    assert_eq!(world.sessions.why_unsupported(&world.key(VM)), None);
+}
+
+#[tokio::test]
+async fn an_agent_one_minor_version_older_or_newer_is_welcome() {
+    for minor in [PROTOCOL_MINOR - 1, PROTOCOL_MINOR + 1] {
+        let world = World::new().await;
+        let agent = spoken(&world, &Identity::new(), minor).await.expect("welcome");
+        assert_eq!(agent.welcome.protocol_minor, PROTOCOL_MINOR);
+        assert_eq!(world.sessions.view(&world.key(VM)).unwrap().minor, minor);
+    }
+}
+
+async fn spoken(world: &World, identity: &Identity, protocol_minor: u32) -> Result<Agent, tonic::Status> {
+    let token = world.google.sign(&tokens::claims(VM, 42, &identity.thumbprint, now()));
+    Agent::open(world, identity, v1::Hello { protocol_minor, ..hello(token) }).await
+}
+
+#[tokio::test]
+async fn a_welcome_brings_what_the_pool_says_and_leaves_the_runner_open_until_the_pool_was_looked_at() {
+    let world = World::new().await;
+    let identity = Identity::new();
+    let first = Agent::of(&world, &identity, VM, 42).await.unwrap().welcome.settings.expect("settings");
+    assert_eq!(first.runner, None);
+    let offer = Offer { version: "2.337.0".into(), downloads: Vec::new() };
+    let agent = serde_json::from_value(serde_json::json!({"logLevel": "Debug", "heartbeatPeriodSeconds": 7})).unwrap();
+    world.sessions.set_policy("u", Policy { agent, offer: Some(offer) }, std::iter::empty());
+    let settings = Agent::of(&world, &identity, VM, 42).await.unwrap().welcome.settings.expect("settings");
+    assert_ne!(settings.revision, first.revision);
+    assert_eq!(settings.runner.map(|runner| runner.version).as_deref(), Some("2.337.0"));
+    let agent = settings.agent.expect("how to work");
+    assert_eq!((agent.log_level(), agent.heartbeat_period_seconds), (v1::LogLevel::Debug, 7));
+}
+
+#[tokio::test]
+async fn acks_and_diagnostics_arrive_where_they_were_asked_for() {
+    let world = World::new().await;
+    let agent = Agent::of(&world, &Identity::new(), VM, 42).await.unwrap();
+    world.sessions.send(&world.key(VM), "d", Command::CollectDiagnostics).unwrap();
+    let say = async |message| drop(agent.outgoing.send(v1::AgentMessage { message: Some(message) }).await);
+    let (command_id, outcome) = ("d".to_owned(), v1::CommandOutcome::Refused.into());
+    say(agent_message::Message::Ack(v1::CommandAck { command_id, outcome, detail: "no\u{7}".into() })).await;
+    for (sequence, last) in [(0, false), (0, false), (1, true)] {
+        let (command_id, name, text) = ("d".to_owned(), "agent.log".to_owned(), format!("{sequence}"));
+        let chunk = v1::DiagnosticsChunk { command_id, name, text, last, sequence };
+        say(agent_message::Message::Diagnostics(chunk)).await;
+    }
+    let view = || world.sessions.view(&world.key(VM)).unwrap();
+    eventually("they are whole", || view().diagnostics.is_some_and(|found| found.complete)).await;
+    assert_eq!(view().diagnostics.unwrap().texts["agent.log"], "01", "a repeated piece is left out");
+    assert_eq!(view().acks["d"].refusal.as_deref(), Some("no"));
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ const GIB: u64 = 1024 * 1024 * 1024;
 pub(super) async fn runner(installation: &Installation) -> Vec<Finding> {
     let dir = installation.runner_dir.display();
     match (installation.present().await, &installation.wanted) {
-        (Some(Installed { dir, origin }), _) => {
+        (Some(Installed { dir, origin, .. }), _) => {
             let origin = if origin == Origin::Image { "of the image" } else { "installed" };
             let found = format!("{} ({origin})", dir.display());
             vec![Finding::ok("runner", found), libraries(&dir).await]

@@ -1,37 +1,8 @@
 //! The real machine's programs are scripts here.
 
-use std::{
-    os::unix::fs::PermissionsExt,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-
-#[derive(Default)]
-struct Watched(AtomicUsize);
-
-#[async_trait]
-impl Machine for Watched {
-    async fn power_off(&self) -> Result<(), MachineError> {
-        Ok(())
-    }
-
-    async fn limit_lifetime(&self, _: Duration) -> Result<(), MachineError> {
-        Ok(())
-    }
-
-    fn alive(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_watchdog_is_fed_during_long_work_and_starves_with_it() {
-    let watched = Watched::default();
-    alive_during(&watched, tokio::time::sleep(ALIVE_PERIOD * 6)).await;
-    let fed = watched.0.load(Ordering::Relaxed);
-    assert!((6..=7).contains(&fed), "{fed}");
-}
 
 /// Programs that note how they were called, on what input, and end as told.
 struct Programs(tempfile::TempDir);

@@ -25,12 +25,20 @@ fn register(id: &str) -> Input {
     command(id, Command::Register { runner_name: format!("runner-{id}"), jit_config: "secret".into() })
 }
 
+fn hello() -> Input {
+    let wanted = Wanted { names_runner: true, ..Wanted::default() };
+    Input::Connected { vm_name: "vm".into(), heartbeat: None, wanted }
+}
+
+/// With a runner to start.
 fn connected() -> State {
-    step(State::default(), Input::Connected { vm_name: "vm".into() }).0
+    let state = step(State::default(), hello()).0;
+    step(state, Input::Prepared(Prepared::default())).0
 }
 
 fn with_runner(phase: Phase) -> State {
-    let registration = Registration { command_id: "r1".into(), runner_name: "runner-r1".into() };
+    let registration =
+        Registration { command_id: "r1".into(), runner_name: "runner-r1".into(), ..Registration::default() };
     let job = (phase == Phase::Busy).then(Job::default);
     State { registration: Some(registration), runner: Some(Runner { phase, job, ..Runner::default() }), ..connected() }
 }
@@ -56,7 +64,7 @@ fn each_state_of_the_protocol_follows_from_what_is_known() {
     assert_eq!(with_runner(Phase::Starting).standing(), Standing::RegisteringRunner);
     assert_eq!(with_runner(Phase::Listening).standing(), Standing::Idle);
     assert_eq!(with_runner(Phase::Busy).standing(), Standing::JobRunning);
-    let drained = |state| step(state, command("d", Command::Drain)).0.standing();
+    let drained = |state| step(state, command("d", Command::Drain { deadline: None })).0.standing();
     assert_eq!(drained(with_runner(Phase::Listening)), Standing::Draining);
     assert_eq!(drained(connected()), Standing::Draining);
     let ended = |kind| step(with_runner(Phase::Busy), Input::Runner(exited(kind).into())).0.standing();
@@ -114,17 +122,17 @@ fn a_failed_launch_is_refused_reported_and_never_tried_again() {
 #[test]
 fn a_drain_stops_an_idle_listener_and_lets_a_job_finish() {
     for phase in [Phase::Starting, Phase::Listening] {
-        let (_, effects) = step(with_runner(phase), command("d", Command::Drain));
+        let (_, effects) = step(with_runner(phase), command("d", Command::Drain { deadline: None }));
         assert!(has(&effects, |e| matches!(e, Effect::StopIdle)), "{phase:?}");
     }
-    let (state, effects) = step(with_runner(Phase::Busy), command("d", Command::Drain));
+    let (state, effects) = step(with_runner(Phase::Busy), command("d", Command::Drain { deadline: None }));
     assert!(!has(&effects, |e| matches!(e, Effect::StopIdle)));
     assert_eq!(state.standing(), Standing::JobRunning, "nothing hides a running job");
 }
 
 #[test]
 fn after_a_drain_nothing_new_is_taken() {
-    let (state, _) = step(connected(), command("d", Command::Drain));
+    let (state, _) = step(connected(), command("d", Command::Drain { deadline: None }));
     assert_eq!(refusals(&step(state, register("r1")).1), [true]);
 }
 
@@ -181,7 +189,7 @@ fn a_preempted_machine_interrupts_its_job_at_once_and_gives_the_operator_the_fir
 fn the_operators_drain_stops_an_idle_listener_of_a_preempted_machine_without_delay() {
     let clock = Clock(Instant::now());
     let (state, _) = plan(with_runner(Phase::Listening), Input::Notice(Notice::Preempted), clock.at(0));
-    let (_, effects) = plan(state, command("d", Command::Drain), clock.at(1));
+    let (_, effects) = plan(state, command("d", Command::Drain { deadline: None }), clock.at(1));
     assert!(has(&effects, STOP));
 }
 
@@ -269,7 +277,7 @@ fn a_machine_whose_runner_has_ended_goes_off_when_its_operator_stays_away() {
     let (state, effects) = plan(state, Input::Runner(exited(ExitKind::JobDone).into()), clock.at(5000));
     assert!(effects.is_empty());
     assert_eq!(state.wake_at(clock.at(5000).instant), Some(clock.at(5600).instant));
-    let (back, _) = plan(state.clone(), Input::Connected { vm_name: "vm".into() }, clock.at(5500));
+    let (back, _) = plan(state.clone(), hello(), clock.at(5500));
     assert!(!has(&plan(back.clone(), Input::Tick, clock.at(9000)).1, OFF), "the operator decides");
     let (gone, _) = plan(back, Input::Disconnected { error: "gone".into() }, clock.at(9000));
     assert!(!has(&plan(gone.clone(), Input::Tick, clock.at(9599)).1, OFF));
@@ -284,4 +292,65 @@ fn a_machine_without_a_runner_is_no_orphan() {
     let state = State { limits, ..State::default() };
     let (state, _) = plan(state, Input::Tick, clock.at(0));
     assert!(!has(&plan(state, Input::Tick, clock.at(100_000)).1, OFF));
+}
+
+fn configured(state: State, command_id: Option<&str>, outcome: Result<Configured, String>) -> (State, Vec<Effect>) {
+    let (command_id, revision) = (command_id.map(Into::into), "b".to_owned());
+    step(state, Input::Configured { command_id, revision, names_runner: true, outcome })
+}
+
+#[test]
+fn a_machine_without_a_runner_is_not_ready_and_a_registration_that_came_early_waits_for_one() {
+    let (state, effects) = step(State::default(), hello());
+    assert!(has(&effects, |e| matches!(e, Effect::Configure { command_id: None, .. })));
+    assert_eq!(state.standing(), Standing::Initializing);
+    let sound = Configured { limits: Limits::default(), level: LevelFilter::DEBUG };
+    let (state, effects) = configured(state, None, Ok(sound));
+    assert!(has(&effects, |e| matches!(e, Effect::Prepare)));
+    assert_eq!((state.settings_revision.as_str(), state.log_level()), ("b", LevelFilter::DEBUG));
+    let (state, effects) = step(state, register("r1"));
+    assert!(effects.is_empty(), "{effects:?}");
+    let (state, _) = step(state, Input::Unprepared { error: "no source".into() });
+    assert_eq!(state.trouble(), "no source");
+    let prepared = Prepared { dir: "/cache/runner".into(), version: "2.336.0".into() };
+    let (state, effects) = step(state, Input::Prepared(prepared.clone()));
+    assert!(matches!(&effects[..], [Effect::Launch(launch)] if launch.registration.runner == prepared));
+    assert_eq!((state.trouble().as_str(), state.registration.map(|r| r.runner)), ("", Some(prepared)));
+}
+
+#[test]
+fn unsound_settings_are_refused_with_all_that_is_wrong_and_change_nothing() {
+    let (state, effects) = configured(connected(), Some("c"), Err("heartbeat-seconds: 0".into()));
+    assert_eq!(refusals(&effects), [true]);
+    assert_eq!((state.settings_revision.as_str(), state.log_level()), ("", LevelFilter::INFO));
+    let (_, again) = step(state, command("c", Command::Configure(Wanted::default())));
+    assert_eq!(refusals(&again), [true], "the same command is answered as before");
+}
+
+#[test]
+fn a_log_level_reverts_by_itself_when_its_time_is_up() {
+    let (start, unix_ms) = (Instant::now(), 0);
+    let at = |seconds| Now { instant: start + Duration::from_secs(seconds), unix_ms };
+    let set = Command::SetLogLevel { level: Ok(Some(LevelFilter::TRACE)), period: Duration::from_secs(600) };
+    let (state, effects) = plan(connected(), command("l", set), at(0));
+    assert_eq!((refusals(&effects), state.log_level()), (vec![false], LevelFilter::TRACE));
+    assert_eq!(state.wake_at(start), Some(at(600).instant));
+    let (state, _) = plan(state, Input::Tick, at(599));
+    assert_eq!(state.log_level(), LevelFilter::TRACE);
+    let (state, _) = plan(state, Input::Tick, at(600));
+    assert_eq!(state.log_level(), LevelFilter::INFO);
+    let unknown = Command::SetLogLevel { level: Err(77), period: Duration::from_secs(1) };
+    assert_eq!(refusals(&plan(state, command("u", unknown), at(601)).1), [true]);
+}
+
+#[test]
+fn a_drain_with_a_deadline_interrupts_the_job_then_and_not_before() {
+    let (start, unix_ms) = (Instant::now(), 0);
+    let at = |seconds| Now { instant: start + Duration::from_secs(seconds), unix_ms };
+    let drain = Command::Drain { deadline: Some(Duration::from_secs(60)) };
+    let (state, effects) = plan(with_runner(Phase::Busy), command("d", drain), at(0));
+    assert!(!has(&effects, |e| matches!(e, Effect::Interrupt | Effect::StopIdle)));
+    let (state, effects) = plan(state, Input::Tick, at(59));
+    assert!(effects.is_empty(), "{effects:?}");
+    assert!(has(&plan(state, Input::Tick, at(60)).1, |e| matches!(e, Effect::Interrupt)));
 }

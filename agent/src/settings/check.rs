@@ -6,12 +6,12 @@ use clap::ValueEnum;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tracing::level_filters::LevelFilter;
 
-use super::{Collected, Key, Settings, SettingsError};
+use super::{Collected, Key, Settings, SettingsError, Source};
 use crate::{
     firewall::MetadataAccess,
     guards::{Guards, Thresholds},
     hook::Scripts,
-    installation::{self, Installation, Version, Wanted},
+    installation::{self, Installation, Sha256, Version, Wanted},
     machine::{self, Jobs},
     paths::Paths,
     plan::Limits,
@@ -79,6 +79,12 @@ impl Checker<'_> {
         let minimum = self.optional("runner-minimum-version", str::parse);
         let list = |text: &str| installation::sources(text, &version.unwrap_or_default());
         let sources = self.take("runner-sources", list);
+        let by_operator =
+            self.collected.values.get("runner-version").is_some_and(|(_, source)| *source == Source::Operator);
+        if by_operator && !self.collected.values.contains_key("runner-sha256") {
+            // It asks for a version that nobody offers any more: only the image can have it.
+            return Some(Wanted { version: version?, minimum, sha256: Sha256::UNKNOWN, sources: Vec::new() });
+        }
         // What nobody can name is installed from nowhere.
         let sha256 = if version.is_some() {
             self.take("runner-sha256", str::parse)
@@ -177,6 +183,7 @@ impl Collected {
             program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("miglet")),
             sources: self.sourced(),
             warnings: self.warnings.clone(),
+            collected: self.clone(),
         })
     }
 }

@@ -3,13 +3,16 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{Flags, KEYS, Key, Source, Sourced, Values, file};
-use crate::metadata::{Metadata, MetadataError};
+use crate::{
+    metadata::{Metadata, MetadataError},
+    overlay::RUNNER,
+};
 
 /// The environment of a process.
 pub type Environment = BTreeMap<String, String>;
 
 /// Values from everywhere, not yet checked.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Collected {
     pub(super) values: Values,
     pub(super) problems: Vec<String>,
@@ -58,6 +61,19 @@ impl Collected {
         Ok(())
     }
 
+    /// Adds what the operator wants. Which runner is installed is one thing of several keys: all of them are the operator's,
+    /// or none is.
+    pub(super) fn overlay(&mut self, values: &[(&'static str, String)]) {
+        let stronger = |name: &str| self.values.get(name).is_some_and(|(_, s)| rank(*s) < rank(Source::Operator));
+        let pinned = stronger("runner-version");
+        if !pinned && values.iter().any(|(name, _)| *name == "runner-version") {
+            self.values.retain(|name, (_, source)| !RUNNER.contains(name) || rank(*source) < rank(Source::Operator));
+        }
+        for (name, value) in values.iter().filter(|(name, _)| !(pinned && RUNNER.contains(name))) {
+            self.put(name, Some(value.clone()), Source::Operator);
+        }
+    }
+
     /// Takes a value unless a stronger source gave one. An empty one is none, except where someone typed it.
     fn put(&mut self, name: &'static str, value: Option<String>, source: Source) {
         let value = value.map(|value| value.trim().to_owned()).filter(|v| source == Source::Flag || !v.is_empty());
@@ -98,8 +114,9 @@ fn rank(source: Source) -> u8 {
         Source::Flag => 0,
         Source::Environment => 1,
         Source::File => 2,
-        Source::Metadata => 3,
-        Source::Default => 4,
+        Source::Operator => 3,
+        Source::Metadata => 4,
+        Source::Default => 5,
     }
 }
 

@@ -13,10 +13,13 @@ The agent `miglet` takes each setting from the first of these that gives it:
 1. a command line flag, `--KEY VALUE`;
 2. an environment variable;
 3. the configuration file, YAML, `KEY: VALUE`;
-4. the instance's metadata attributes, for the settings that differ from fleet to fleet;
-5. the default.
+4. the operator, while the agent is connected: `spec.agent` and `spec.runner` of the RunnerPool;
+5. the instance's metadata attributes, for the settings that differ from fleet to fleet;
+6. the default.
 
-`miglet config` shows every value and where it came from. What is missing, wrong or unknown is listed all at once, and
+Which runner is installed (`runner-version`, `runner-minimum-version`, `runner-sha256`) is taken from one of these all
+together. `miglet config` shows every value and where it came from; `miglet status` those of the running agent, the
+operator's included. What is missing, wrong or unknown is listed all at once, and
 `miglet run` then ends with exit code 78: a restart will not help. An unknown attribute is only a warning, because one
 instance template may serve agents of several versions.
 

@@ -81,7 +81,7 @@ impl Shim {
         let assignment = Assignment {
             registration: registration.clone(),
             data_dir: self.paths.data.clone(),
-            runner_dir: self.paths.runner.clone(),
+            runner_dir: registration.runner.dir.clone(),
             user: self.machine.runner_user(&self.jobs).map(str::to_owned),
             hooks: self.scripts.clone(),
         };
@@ -228,7 +228,7 @@ impl Follower {
     }
 
     fn unstarted(&self) -> Runner {
-        let Registration { command_id, runner_name } = self.registration.clone();
+        let Registration { command_id, runner_name, .. } = self.registration.clone();
         Runner { command_id, name: runner_name, ..Runner::default() }
     }
 

@@ -135,15 +135,17 @@ async fn settings_nobody_can_use_are_told_outside_the_machine() {
 }
 
 #[tokio::test]
-async fn a_runner_nobody_may_execute_is_told_before_the_operator_is_called() {
+async fn a_runner_nobody_may_execute_is_told_and_no_registration_is_asked_for() {
     let world = World::new(RUNNER).await;
     std::fs::set_permissions(world.paths.listener(), PermissionsExt::from_mode(0o644)).unwrap();
     let mut operator = world.operator().await;
     let _agent = world.agent(&operator);
     eventually("told", || world.told("bin/Runner.Listener is not executable")).await;
-    assert!(world.metadata.audiences.lock().unwrap().is_empty());
-    std::fs::set_permissions(world.paths.listener(), PermissionsExt::from_mode(0o755)).unwrap();
     let mut session = operator.session().await;
+    let told = |s: &Session| s.report.error.contains("bin/Runner.Listener is not executable");
+    session.until("told here too", |s| told(s) && s.report.state() == AgentState::Initializing).await;
+    std::fs::set_permissions(world.paths.listener(), PermissionsExt::from_mode(0o755)).unwrap();
+    session.until_state(AgentState::Ready).await;
     // Gone again in the last moment.
     std::fs::set_permissions(world.paths.listener(), PermissionsExt::from_mode(0o644)).unwrap();
     session.register("r1", JIT).await;

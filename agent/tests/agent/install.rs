@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 use aws_lc_rs::digest;
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use miglet_agent::installation::Sha256;
-use miglet_proto::v1::AgentState;
+use miglet_proto::v1::{self, AgentState, command::Command as Wanted};
 use tokio::{net::TcpListener, process::Command, task::JoinHandle};
 
 use crate::{
     JIT,
+    operator::Session,
     world::{RUNNER, World, eventually},
 };
 
@@ -74,13 +75,12 @@ async fn a_machine_without_a_runner_says_so_until_it_has_one_and_then_runs_it() 
     configured(&world, &bucket);
     let mut operator = world.operator().await;
     let _agent = world.agent(&operator);
-    eventually("told", || {
-        world.metadata.statuses.lock().unwrap().iter().any(|s| s.contains("no source gave runner 2.336.0"))
-    })
-    .await;
-    assert!(world.metadata.audiences.lock().unwrap().is_empty(), "it never calls in without a runner");
-    bucket.fill();
     let mut session = operator.session().await;
+    let told = |s: &Session| s.report.error.contains("no source gave runner 2.336.0");
+    session.until("told", |s| told(s) && s.report.state() == AgentState::Initializing).await;
+    bucket.fill();
+    session.until_state(AgentState::Ready).await;
+    assert_eq!((session.report.error.as_str(), session.report.runner_version.as_str()), ("", "2.336.0"));
     session.register("r1", JIT).await;
     session.until_state(AgentState::Idle).await;
     world.paths.runner = std::fs::read_dir(world.cache_dir())
@@ -89,6 +89,35 @@ async fn a_machine_without_a_runner_says_so_until_it_has_one_and_then_runs_it() 
         .find(|path| path.is_dir())
         .unwrap();
     assert_eq!(world.runner_file("jit").as_deref(), Some(JIT), "the fetched one runs");
+}
+
+#[tokio::test]
+async fn what_the_operator_offers_is_installed_before_the_agent_is_ready_and_a_registration_meanwhile_waits() {
+    let (world, bucket) = (World::new(RUNNER).await, Bucket::new().await);
+    std::fs::remove_dir_all(&world.paths.runner).unwrap();
+    let mut operator = world.operator().await;
+    // Not known yet: the agent waits for it.
+    *operator.settings.lock().unwrap() = Some(v1::Settings { revision: "a".into(), ..v1::Settings::default() });
+    let _agent = world.agent(&operator);
+    let mut session = operator.session().await;
+    session.until("settings in effect", |s| s.report.settings_revision == "a").await;
+    assert_eq!(session.report.state(), AgentState::Initializing);
+    session.register("r1", JIT).await;
+    let archive = v1::RunnerArchive {
+        architecture: miglet_agent::installation::architecture().into(),
+        sha256: Sha256::of(&digest::digest(&digest::SHA256, &packed())).unwrap().to_string(),
+        url: bucket.url.replace("{version}", "2.336.0"),
+    };
+    let runner = v1::RunnerSettings { version: "2.336.0".into(), archives: vec![archive], ..Default::default() };
+    let settings = v1::Settings { revision: "b".into(), runner: Some(runner), ..v1::Settings::default() };
+    session.send("c1", Wanted::UpdateConfig(v1::UpdateConfig { settings: Some(settings) })).await;
+    assert_eq!(session.outcome("c1").await, v1::CommandOutcome::Done);
+    bucket.fill();
+    session.until_state(AgentState::Idle).await;
+    assert_eq!(session.outcome("r1").await, v1::CommandOutcome::Done);
+    assert_eq!(session.report.runner_version, "2.336.0");
+    let (_, status) = output(world.command("status")).await;
+    assert!(status.contains("runner-version = 2.336.0 (operator)"), "{status}");
 }
 
 #[tokio::test]
@@ -119,7 +148,7 @@ async fn a_full_disk_is_told_and_waited_out() {
     let _agent = world.agent(&operator);
     eventually("told", || world.told(&format!("could not write {}: No space left on device", part.display()))).await;
     std::fs::remove_file(part).unwrap();
-    operator.session().await;
+    operator.session().await.until_state(AgentState::Ready).await;
 }
 
 #[tokio::test]

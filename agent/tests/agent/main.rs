@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod doctor;
 #[cfg(test)]
 mod ending;
@@ -24,7 +26,11 @@ mod world;
 use std::{sync::Arc, time::Duration};
 
 use miglet_agent::{
-    Ended, Ports, machine,
+    Ended, Ports,
+    installation::{InstallError, Installation},
+    logging::Log,
+    machine,
+    preparation::{Prepared, Provider},
     runner::{Phase, Runner},
     settings::{self, Flags},
     supervisor::{Launch, Registration, Supervisor, SupervisorError},
@@ -239,6 +245,7 @@ async fn a_runner_that_cannot_start_is_a_failure_that_says_why() {
     let mut operator = world.operator().await;
     let _agent = world.agent(&operator);
     let mut session = operator.session().await;
+    session.until_state(AgentState::Ready).await;
     std::fs::remove_file(world.paths.listener()).unwrap();
     session.register("r1", JIT).await;
     session.until_state(AgentState::Error).await;
@@ -388,6 +395,16 @@ async fn a_hook_without_an_agent_ends_well_and_soon() {
     assert!(timeout(Duration::from_secs(5), hook).await.expect("bounded").unwrap().success());
 }
 
+/// Any runner will do.
+struct Anything;
+
+#[tonic::async_trait]
+impl Provider for Anything {
+    async fn provide(&self, _: &Installation) -> Result<Prepared, InstallError> {
+        Ok(Prepared::default())
+    }
+}
+
 /// A supervisor that runs nothing.
 struct Simulated(watch::Sender<Option<Runner>>);
 
@@ -420,7 +437,8 @@ async fn many_agents_can_live_in_one_process() {
         let flags = Flags::of(directories.into_iter().chain([("metadata-host", Some(world.metadata_host.clone()))]));
         let settings = settings::load(&flags, &settings::Environment::new()).await.unwrap();
         let supervisor = Arc::new(Simulated(watch::Sender::new(None)));
-        let ports = Ports { supervisor, machine: Arc::new(machine::Process) };
+        let ports =
+            Ports { supervisor, machine: Arc::new(machine::Process), runners: Arc::new(Anything), log: Log::default() };
         agents.spawn(miglet_agent::run(settings, ports, stop.clone()));
     }
     let mut keys = std::collections::HashSet::new();

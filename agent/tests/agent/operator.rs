@@ -77,6 +77,8 @@ impl Identity {
 /// The operator; its connections end with it.
 pub(crate) struct Operator {
     pub(crate) address: SocketAddr,
+    /// What its welcomes say.
+    pub(crate) settings: Arc<Mutex<Option<v1::Settings>>>,
     sessions: mpsc::Receiver<Session>,
     task: JoinHandle<()>,
 }
@@ -91,6 +93,8 @@ pub(crate) struct Session {
     pub(crate) reports: usize,
     /// Every ack so far.
     pub(crate) acks: Vec<v1::CommandAck>,
+    /// Every piece of diagnostics so far.
+    pub(crate) chunks: Vec<v1::DiagnosticsChunk>,
     /// Every event so far.
     pub(crate) events: Vec<v1::Event>,
     /// Whether events are acked as they come.
@@ -123,13 +127,15 @@ impl Operator {
                 }
             }
         };
-        let service = AgentServiceServer::new(Service { opened, minor, refusal: Mutex::new(refusal) });
+        let settings = Arc::default();
+        let service = Service { opened, minor, refusal: Mutex::new(refusal), settings: Arc::clone(&settings) };
+        let service = AgentServiceServer::new(service);
         let serving =
             tonic::transport::Server::builder().add_service(service).serve_with_incoming(ReceiverStream::new(accepted));
         let task = tokio::spawn(async move {
             tokio::select! { _ = accepting => {}, _ = serving => {} }
         });
-        Self { address, sessions, task }
+        Self { address, settings, sessions, task }
     }
 
     /// Ends it and frees its port.
@@ -181,6 +187,7 @@ impl Session {
         match message {
             Some(Message::Report(report)) => (self.report, self.reports) = (report, self.reports + 1),
             Some(Message::Ack(ack)) => self.acks.push(ack),
+            Some(Message::Diagnostics(chunk)) => self.chunks.push(chunk),
             Some(Message::Event(event)) => {
                 let sequence = event.sequence;
                 self.events.push(event);
@@ -229,6 +236,7 @@ struct Service {
     opened: mpsc::Sender<Session>,
     minor: u32,
     refusal: Mutex<Option<Status>>,
+    settings: Arc<Mutex<Option<v1::Settings>>>,
 }
 
 #[tonic::async_trait]
@@ -248,12 +256,24 @@ impl AgentService for Service {
             return Err(Status::invalid_argument("hello first"));
         };
         let (outgoing, messages) = mpsc::channel(16);
-        let welcome = Welcome { vm_name: "vm-1".into(), heartbeat_period_seconds: 1, protocol_minor: self.minor };
+        let settings = self.settings.lock().expect("lock").clone();
+        let protocol_minor = self.minor;
+        let welcome = Welcome { vm_name: "vm-1".into(), heartbeat_period_seconds: 1, protocol_minor, settings };
         let welcome = OperatorMessage { message: Some(operator_message::Message::Welcome(welcome)) };
         outgoing.send(Ok(welcome)).await.expect("room");
         let report = hello.report.clone().unwrap_or_default();
-        let (acks, events) = (Vec::new(), Vec::new());
-        let session = Session { hello, thumbprint, report, reports: 0, acks, events, acking: true, incoming, outgoing };
+        let session = Session {
+            hello,
+            thumbprint,
+            report,
+            reports: 0,
+            acks: Vec::new(),
+            chunks: Vec::new(),
+            events: Vec::new(),
+            acking: true,
+            incoming,
+            outgoing,
+        };
         self.opened.send(session).await.expect("the test listens");
         Ok(Response::new(ReceiverStream::new(messages)))
     }

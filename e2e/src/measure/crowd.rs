@@ -10,9 +10,12 @@ use async_trait::async_trait;
 use miglet_agent::{
     AgentError, Ended, Ports,
     clock::unix_ms,
+    installation::{InstallError, Installation},
+    logging::Log,
     machine::Process,
+    preparation::{Prepared, Provider},
     runner::{Exit, ExitKind, Job, JobResult, Phase, Runner},
-    settings::{self, Flags, Settings},
+    settings::{self, Flags},
     supervisor::{Launch, Registration, Supervisor, SupervisorError},
 };
 use tokio::{
@@ -105,13 +108,23 @@ async fn run(vm: &Boot, directory: &Path, jobs: Arc<Semaphore>, stop: Cancellati
         ("GCE_METADATA_HOST", vm.metadata_host.to_string()),
     ];
     let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    let settings = settings::load(&Flags::default(), &environment).await.map_err(|error| error.to_string())?;
+    let mut settings = settings::load(&Flags::default(), &environment).await.map_err(|error| error.to_string())?;
     // Thousands of them on one disk.
-    let settings = Settings { spool_bytes: 64 * 1024, ..settings };
+    settings.spool_bytes = 64 * 1024;
     let supervisor = Arc::new(Scripted { state: watch::Sender::new(None), jobs });
-    let ports = Ports { supervisor, machine: Arc::new(Process) };
+    let ports = Ports { supervisor, machine: Arc::new(Process), runners: Arc::new(Anything), log: Log::default() };
     let ended: Result<Ended, AgentError> = Box::pin(miglet_agent::run(settings, ports, stop)).await;
     ended.map_err(|error| error.to_string())
+}
+
+/// A crowd has no runner to install.
+struct Anything;
+
+#[async_trait]
+impl Provider for Anything {
+    async fn provide(&self, _: &Installation) -> Result<Prepared, InstallError> {
+        Ok(Prepared::default())
+    }
 }
 
 /// A runner that listens at once, and runs the next job there is.

@@ -92,8 +92,12 @@ impl AgentService for Welcoming {
         let mut incoming = request.into_inner();
         incoming.message().await?;
         let (sender, receiver) = mpsc::channel(4);
-        let welcome =
-            Welcome { vm_name: "measured".into(), heartbeat_period_seconds: HEARTBEAT, protocol_minor: PROTOCOL_MINOR };
+        let welcome = Welcome {
+            vm_name: "measured".into(),
+            heartbeat_period_seconds: HEARTBEAT,
+            protocol_minor: PROTOCOL_MINOR,
+            settings: None,
+        };
         // Both fail only when somebody is gone already.
         sender.send(Ok(OperatorMessage { message: Some(Message::Welcome(welcome)) })).await.ok();
         self.opened.send(sender.clone()).await.ok();

@@ -32,8 +32,8 @@ fn power(status: &str) -> Power {
         "PENDING" | "PROVISIONING" | "STAGING" => Power::Starting,
         "RUNNING" => Power::Running,
         // REPAIRING is the host's repair: the machine is down and what ran on it is lost.
-        "PENDING_STOP" | "STOPPING" | "STOPPED" | "TERMINATED" | "SUSPENDING" | "SUSPENDED" | "REPAIRING"
-        | "DEPROVISIONING" => Power::Down,
+        "PENDING_STOP" | "STOPPING" | "SUSPENDING" => Power::Stopping,
+        "STOPPED" | "TERMINATED" | "SUSPENDED" | "REPAIRING" | "DEPROVISIONING" => Power::Down,
         _ => Power::Unknown,
     }
 }

@@ -44,9 +44,11 @@ fn values_google_adds_tomorrow_become_unknown_and_not_a_failed_list() {
 }
 
 #[test]
-fn a_machine_being_deleted_is_down() {
-    let vm = managed(json!({"name": "r", "id": "9", "instanceStatus": "STOPPING", "currentAction": "DELETING"}));
-    assert_eq!((vm.power, vm.action), (Power::Down, GroupAction::Deleting));
+fn a_machine_being_deleted_stops_before_it_is_down() {
+    for (status, power) in [("STOPPING", Power::Stopping), ("TERMINATED", Power::Down)] {
+        let vm = managed(json!({"name": "r", "id": "9", "instanceStatus": status, "currentAction": "DELETING"}));
+        assert_eq!((vm.power, vm.action), (power, GroupAction::Deleting));
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     compute::{ErrorClass, Group, Location, groups::BackOff},
     crd::RunnerPool,
-    pool::history::History,
+    pool::{history::History, view::Offered},
 };
 
 const RETRY: Duration = Duration::from_secs(30);
@@ -29,6 +29,10 @@ pub(in crate::pool) fn pool(replicas: i32, max: i32, paused: bool) -> RunnerPool
     .expect("a pool")
 }
 
+pub(in crate::pool) fn no_offer() -> Offered {
+    Offered::Unknown { reason: "NotAsked".into(), message: String::new() }
+}
+
 pub(in crate::pool) fn vm(number: usize, phase: Phase, leaving: bool, outdated: bool) -> VmFact {
     VmFact {
         name: format!("linux-{number}"),
@@ -40,6 +44,7 @@ pub(in crate::pool) fn vm(number: usize, phase: Phase, leaving: bool, outdated: 
         deleting: leaving,
         end: None,
         end_message: String::new(),
+        runner_version: String::new(),
         outdated,
         owned: true,
     }
@@ -82,6 +87,7 @@ prop_compose! {
             vms: vms.into_iter().enumerate().map(|(i, (phase, leaving, old))| vm(i, phase, leaving, old)).collect(),
             expected,
             forge: if forge { Check::Good } else { unsure },
+            offer: no_offer(),
             groups: groups.into_iter().enumerate().map(|(i, (good, off, size))| group(i, good, off, size)).collect(),
             history: History::default(),
             random,
@@ -165,6 +171,7 @@ fn scaling_down_takes_what_has_got_least_far_first() {
         vms,
         expected: 0,
         forge: Check::Good,
+        offer: no_offer(),
         groups: vec![group(0, true, false, 0)],
         history: History::default(),
         random: Vec::new(),

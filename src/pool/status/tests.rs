@@ -9,7 +9,7 @@ use crate::{
     crd::{KubeTime, RunnerPool},
     pool::{
         history::History,
-        plan::tests::{group, now, pool, vm},
+        plan::tests::{group, no_offer, now, pool, vm},
     },
     vm::plan::later,
 };
@@ -24,6 +24,7 @@ fn view(phases: &[Phase]) -> PoolView {
         vms: phases.iter().enumerate().map(|(number, phase)| vm(number, *phase, false, false)).collect(),
         expected: 0,
         forge: Check::Good,
+        offer: no_offer(),
         groups: vec![group(0, true, false, 0), group(1, true, false, 0)],
         history: History::default(),
         random: Vec::new(),

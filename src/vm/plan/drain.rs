@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    Plan, Step, Wait, later, later_by,
+    Order, Plan, Step, Topic, Wait, later, later_by,
     life::{clear_name, corroborated, never_asked, silent},
 };
 use crate::{
@@ -63,8 +63,8 @@ pub(super) fn plan(view: &VmView, requested: Timestamp, now: Timestamp, timing: 
 fn farewell(view: &VmView, registration: &Registration) -> Option<Step> {
     let agent = view.agent.as_ref().filter(|agent| agent.connected && agent.report.exit.is_none())?;
     let waits = agent.report.notice.is_some() || agent.report.draining;
-    let due = waits && matches!(registration, Registration::Gone) && !view.memory.drain_told;
-    due.then_some(Step::TellDrain)
+    let due = waits && matches!(registration, Registration::Gone) && !view.memory.orders.contains_key(&Topic::Drain);
+    due.then(|| Step::Tell(Order::drain()))
 }
 
 /// Whether the forge was given all the time there is, and has not let go: it says no, or does not answer.
@@ -161,9 +161,6 @@ fn without_credentials(view: &VmView, now: Timestamp, timing: &Timing) -> Regist
     let agent = view.agent.as_ref();
     if agent.is_some_and(|agent| agent.report.exit.is_some()) {
         return Registration::LeftBehind;
-    }
-    if agent.is_some_and(|agent| agent.connected) && !view.memory.drain_told {
-        return Registration::Act(Step::TellDrain);
     }
     Registration::Wait(Wait {
         reason: "CredentialsGone",

@@ -195,7 +195,9 @@ fn unregistered(view: &VmView, now: Timestamp) -> Option<Plan> {
     if view.memory.last_words.is_none() && status.instance.is_some() {
         return Some(Plan::act(Step::AskLastWords));
     }
-    let words = view.memory.last_words.as_deref().unwrap_or_default();
+    // What it says now is news of what it left behind.
+    let error = view.agent.as_ref().map(|agent| agent.report.error.as_str()).filter(|error| !error.is_empty());
+    let words = error.or(view.memory.last_words.as_deref()).or(view.unsupported.as_deref()).unwrap_or_default();
     let said = if words.is_empty() { String::new() } else { format!("; it said (unverified): {words}") };
     let what = if status.agent.is_some() { "the runner did not become idle" } else { "the VM never called in" };
     let message = format!("{what} within {seconds} s of running{said}");
@@ -212,7 +214,8 @@ fn registered(view: &VmView) -> bool {
 
 /// The VM did its part and waits for a registration: if none comes, another VM would fare no better.
 fn our_turn(view: &VmView) -> bool {
-    let waits = |agent: &AgentView| agent.connected && agent.report.runner_name.is_empty();
+    // One that still looks for a runner to start is not done with its own part.
+    let waits = |agent: &AgentView| agent.connected && !agent.report.preparing && agent.report.runner_name.is_empty();
     view.memory.config_sent.is_none() && view.agent.as_ref().is_some_and(waits)
 }
 
@@ -251,8 +254,8 @@ fn accepted(view: &VmView) -> bool {
 
 /// Bound, and nothing was ever sent: register. A name whose reply may be lost is cleared first.
 fn registering(view: &VmView, now: Timestamp, timing: &Timing) -> Plan {
-    let connected = view.agent.as_ref().is_some_and(|agent| agent.connected && agent.report.runner_name.is_empty());
-    if !connected || !matches!(view.access, Access::Usable { .. }) {
+    let waits = |agent: &AgentView| agent.connected && !agent.report.preparing && agent.report.runner_name.is_empty();
+    if !view.agent.as_ref().is_some_and(waits) || !matches!(view.access, Access::Usable { .. }) {
         return Plan::wait(timing.poll);
     }
     if view.memory.config_sent.is_some() {

@@ -16,6 +16,7 @@ use crate::{
         events::Ledger,
         report::{AgentState, Exit, ExitKind, Guard, GuardKind, Job, Notice, Report},
         sessions::AgentView,
+        settings::Settings,
     },
     vm::{
         memory::{Creation, Memory},
@@ -55,6 +56,8 @@ pub(in crate::vm) fn view() -> VmView {
         github,
         template: crate::crd::Template::default(),
         lifecycle: Lifecycle::default(),
+        agent: crate::crd::AgentSettings::default(),
+        runner: crate::crd::RunnerSettings::default(),
     };
     let mut vm = RunnerVm::new("linux-x", spec);
     vm.metadata.creation_timestamp = Some(KubeTime(at(0)));
@@ -64,6 +67,9 @@ pub(in crate::vm) fn view() -> VmView {
         presence: Presence::Unknown,
         agent: None,
         rebooted: false,
+        unsupported: None,
+        // None that an agent would have to be told.
+        settings: Settings { revision: String::new(), agent: crate::crd::AgentSettings::default(), runner: None },
         access: Access::Usable { seen: None },
         memory: Memory { saw_unbound: true, ..Memory::default() },
         leading_since: at(0),
@@ -128,7 +134,7 @@ impl Build for VmView {
                 acked_sequence: 0,
             });
             s.instance = Some(InstanceStatus { id: "1".into(), group: "ci".into(), zone: "us-central1-a".into() });
-            s.runner = Some(RunnerStatus { name: "linux-x-1".into(), attempt: 1, id: None });
+            s.runner = Some(RunnerStatus { name: "linux-x-1".into(), attempt: 1, id: None, version: String::new() });
         });
         view.agent = Some(AgentView {
             connected: true,
@@ -137,7 +143,9 @@ impl Build for VmView {
             result_since: None,
             events: Ledger::default(),
             version: "1".into(),
+            minor: 1,
             report: Report { state, ..Report::default() },
+            ..AgentView::default()
         });
         view
     }
@@ -145,7 +153,14 @@ impl Build for VmView {
     fn registered(self, state: AgentState) -> Self {
         let mut view = self
             .bound(state)
-            .status(|s| s.runner = Some(RunnerStatus { name: "linux-x-1".into(), attempt: 1, id: Some(RUNNER) }))
+            .status(|s| {
+                s.runner = Some(RunnerStatus {
+                    name: "linux-x-1".into(),
+                    attempt: 1,
+                    id: Some(RUNNER),
+                    version: String::new(),
+                })
+            })
             .memory(|m| {
                 m.registrations_asked = 1;
                 m.config_sent = Some(at(20));
@@ -218,7 +233,8 @@ fn reason(view: &VmView, second: i64) -> Option<&'static str> {
 
 fn waits_for(view: &VmView, second: i64) -> Option<&'static str> {
     let plan = planned(view, second);
-    assert_eq!(plan.step, Step::Wait, "it should wait");
+    // To tell its agent something changes nothing about the VM.
+    assert!(matches!(plan.step, Step::Wait | Step::Tell(_)), "it should wait: {:?}", plan.step);
     plan.wait.map(|wait| wait.reason)
 }
 
@@ -236,3 +252,4 @@ mod drain;
 mod events;
 mod life;
 mod model;
+mod orders;

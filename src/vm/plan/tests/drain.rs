@@ -1,6 +1,10 @@
 //! A VM on its way out.
 
 use super::*;
+use crate::vm::{
+    memory::Sent,
+    plan::{Order, Topic},
+};
 
 #[test]
 fn an_idle_runner_is_removed_at_github_before_its_instance() {
@@ -94,8 +98,8 @@ fn a_blocked_forge_is_waited_for_and_touches_nothing() {
 fn with_its_namespace_gone_an_idle_listener_is_stopped_and_a_busy_one_finishes() {
     let mut lost = view().registered(AgentState::Idle).deleting(30);
     lost.access = Access::Lost;
-    assert_eq!(step(&lost, 31), Step::TellDrain);
-    let told = lost.memory(|m| m.drain_told = true);
+    assert_eq!(step(&lost, 31), Step::Tell(drain()));
+    let told = lost.memory(|m| drop(m.orders.insert(Topic::Drain, drain_sent(31))));
     assert_eq!(waits_for(&told, 32), Some("CredentialsGone"));
     let ended = told.exited(ExitKind::WithoutJob);
     assert_eq!(step(&ended, 33), url());
@@ -114,7 +118,15 @@ fn an_agent_whose_machine_stops_working_hears_that_its_registration_is_gone() {
     preempted.agent.as_mut().expect("connected").report.notice = Some(Notice::Preempted);
     assert_eq!(step(&preempted, 31), Step::Deregister { id: RUNNER }, "the registration first");
     let gone = preempted.memory(|m| m.registration_gone = true);
-    assert_eq!(step(&gone, 32), Step::TellDrain);
-    let told = gone.memory(|m| m.drain_told = true);
+    assert_eq!(step(&gone, 32), Step::Tell(drain()));
+    let told = gone.memory(|m| drop(m.orders.insert(Topic::Drain, drain_sent(31))));
     assert_eq!(step(&told, 33), url());
+}
+
+fn drain() -> Order {
+    Order::Send { topic: Topic::Drain, want: "drain".into(), id: None }
+}
+
+fn drain_sent(second: i64) -> Sent {
+    Sent { want: "drain".into(), id: "1".into(), at: at(second), settled: false }
 }

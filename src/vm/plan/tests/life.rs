@@ -215,6 +215,18 @@ fn another_boot_another_instance_and_a_stopped_one_are_dead() {
 }
 
 #[test]
+fn a_machine_that_stops_has_its_time_while_its_agent_speaks() {
+    let mut busy = view().registered(AgentState::Busy).heard(20);
+    busy.presence = Presence::Present(instance(Power::Stopping));
+    assert_eq!(reason(&busy, 21), None, "its job may still be told");
+    let mut silent = busy.clone();
+    silent.agent.as_mut().expect("connected").connected = false;
+    assert_eq!(reason(&silent, 21), Some("InstanceDown"));
+    busy.presence = Presence::Present(instance(Power::Down));
+    assert_eq!(reason(&busy, 21), Some("InstanceDown"), "power outweighs words");
+}
+
+#[test]
 fn a_group_that_answers_404_for_a_while_ends_no_vm_whose_agent_speaks() {
     let mut speaks = view().registered(AgentState::Idle).absent(30, 90);
     assert_eq!(reason(&speaks, 90), Some("InstanceGone"));

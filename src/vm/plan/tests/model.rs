@@ -3,6 +3,13 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::{
+    gateway::report::Ack,
+    vm::{
+        memory::Sent,
+        plan::{Order, Topic},
+    },
+};
 
 /// What happens to a VM from outside, or to the process that plans.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +67,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let agent = Report { state: AgentState::Ready, ..Report::default() };
-        let (view, configs) = (view(), 0);
+        let (mut view, configs) = (view(), 0);
+        view.settings.revision = "new".into();
         Self {
             now: 1,
             view,
@@ -166,6 +174,7 @@ impl World {
         }
         let now = at(self.now);
         let before = self.view.agent.as_ref().and_then(|agent| agent.idle_since);
+        let acks = self.view.agent.as_ref().map(|agent| agent.acks.clone());
         let quiet = matches!(self.agent.state, AgentState::Idle | AgentState::Ready);
         self.view.agent = Some(AgentView {
             connected: true,
@@ -174,7 +183,10 @@ impl World {
             result_since: None,
             events: Ledger::default(),
             version: "1".into(),
+            minor: 1,
             report: self.agent.clone(),
+            acks: acks.unwrap_or_default(),
+            ..AgentView::default()
         });
     }
 
@@ -223,7 +235,7 @@ impl World {
                 assert!(self.runner.is_none(), "a live registration is taken for gone");
                 self.view.memory.registration_gone = true;
             }
-            Step::TellDrain => self.view.memory.drain_told = true,
+            Step::Tell(order) => self.tell(order),
             Step::AskLastWords => self.view.memory.last_words = Some(String::new()),
             Step::DeleteInstance(_) => {
                 assert!(!self.job_runs(), "a job is cut off");
@@ -238,6 +250,20 @@ impl World {
                 self.released = true;
             }
             Step::Wait => {}
+        }
+    }
+
+    /// The agent hears it at once, and says so.
+    fn tell(&mut self, order: &Order) {
+        let Order::Send { topic, want, .. } = order else { return };
+        let sent = Sent { want: want.clone(), id: format!("{topic:?}"), at: at(self.now), settled: false };
+        self.view.memory.orders.insert(*topic, sent);
+        if *topic == Topic::Settings {
+            self.agent.settings_revision = want.clone();
+        }
+        self.hear();
+        if let Some(agent) = &mut self.view.agent {
+            agent.acks.insert(format!("{topic:?}"), Ack { refusal: None });
         }
     }
 
