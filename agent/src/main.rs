@@ -278,9 +278,9 @@ async fn show_config(flags: &Flags, json: bool) -> Result<(), BoxError> {
     if json {
         writeln!(io::stdout(), "{}", serde_json::to_string(&sourced)?)?;
     } else {
-        writeln!(io::stdout(), "{:<24} {:<12} VALUE", "KEY", "FROM")?;
+        writeln!(io::stdout(), "{:<25} {:<12} VALUE", "KEY", "FROM")?;
         for setting in sourced {
-            writeln!(io::stdout(), "{:<24} {:<12} {}", setting.key, setting.source, setting.value)?;
+            writeln!(io::stdout(), "{:<25} {:<12} {}", setting.key, setting.source, setting.value)?;
         }
     }
     let unasked = asked.err().map(|error| error.to_string());

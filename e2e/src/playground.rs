@@ -61,7 +61,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Trouble> {
 async fn play(jobs: Option<u32>, kubeconfig: Option<std::path::PathBuf>) -> Result<ExitCode, Trouble> {
     state::none_running().await?;
     build_binaries().await?;
-    let mut stage = stage::Stage::new(kubeconfig.is_some());
+    let mut stage = stage::Stage::new();
     let acting = Box::pin(async {
         stage.set(kubeconfig.as_deref()).await?;
         match jobs {

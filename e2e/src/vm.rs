@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   rootfs   Debian packages --mmdebstrap--> root folder as a tar, kernel, initrd     cached by the list of packages
-//!   disk     tar + agent .deb (apt in a chroot) + what a test needs --mke2fs--> image  cached by all of that
+//!   root     the tar unpacked, and the package's scripts run in a chroot: bake-image, startup-script
+//!   disk     root + agent .deb (bake-image) + what a test needs --mke2fs--> image      cached by all of that
 //!   archive  the runner stand-in as the release archive that `miglet install` fetches, and a server for it
 //!   qemu     one process a VM; its own metadata server at 169.254.169.254:80, the host's loopback at 169.254.169.2
 //!   shell    a root shell over a virtio port: what an administrator, or fate, does to a VM
@@ -18,6 +19,7 @@ mod command;
 mod disk;
 mod package;
 mod qemu;
+mod root;
 mod rootfs;
 mod shell;
 mod support;
@@ -29,6 +31,7 @@ pub use self::{
     disk::{Disk, UPGRADE},
     package::Package,
     qemu::VmMachines,
+    root::StockImage,
     shell::{Said, Shell},
     support::{Unavailable, available},
 };

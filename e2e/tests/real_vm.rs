@@ -11,3 +11,5 @@ mod hostile;
 mod life;
 #[path = "real_vm/scene.rs"]
 mod scene;
+#[path = "real_vm/stock.rs"]
+mod stock;

@@ -26,8 +26,8 @@ pub(super) async fn runner(installation: &Installation) -> Vec<Finding> {
             vec![Finding::warning("runner", found, "nothing, it is fetched at the start; or now: `miglet install`")]
         }
         (None, None) => {
-            let advice = "bake a runner into the image, or set runner-version and runner-sha256";
-            vec![Finding::failure("runner", format!("there is none in {dir}"), advice)]
+            let advice = "nothing, the operator names the one to fetch; or bake one into the image: `miglet install`";
+            vec![Finding::warning("runner", format!("there is none in {dir}"), advice)]
         }
     }
 }

@@ -8,6 +8,9 @@ use crate::{
     overlay::RUNNER,
 };
 
+/// Attributes that are no settings: they are read before there is an agent, by `packaging/startup-script`.
+const STARTUP_SCRIPT: [&str; 2] = ["miglet-package", "miglet-package-sha256"];
+
 /// The environment of a process.
 pub type Environment = BTreeMap<String, String>;
 
@@ -49,7 +52,7 @@ impl Collected {
     pub async fn ask_metadata(&mut self) -> Result<(), MetadataError> {
         let metadata = Metadata::new(self.text("metadata-host").unwrap_or_default());
         let ours = metadata.attributes().await?.into_iter().filter(|(name, _)| name.starts_with("miglet-"));
-        for (attribute, value) in ours {
+        for (attribute, value) in ours.filter(|(name, _)| !STARTUP_SCRIPT.contains(&name.as_str())) {
             match KEYS.iter().find(|key| key.attribute().as_ref() == Some(&attribute)) {
                 Some(key) => self.put(key.name, Some(value), Source::Metadata),
                 None => {

@@ -24,6 +24,15 @@ impl ControlPlane {
         Ok(Self { processes: Vec::new(), binaries, url, authority: None, admin, folder })
     }
 
+    /// Removes what was written to disk for it: one that is used for the life of a process is never dropped.
+    ///
+    /// # Errors
+    /// When that cannot be removed.
+    pub fn remove_files(&self) -> Result<(), Error> {
+        let folder = self.folder.path();
+        std::fs::remove_dir_all(folder).map_err(Error::io(format!("remove {}", folder.display())))
+    }
+
     /// Which of these definitions and namespaces the cluster has already.
     ///
     /// # Errors

@@ -29,17 +29,17 @@ pub(super) const REPLICAS: i32 = 3;
 
 /// Everything that has to be cleared away in the end.
 pub(super) struct Stage {
-    /// Whether the cluster is the user's.
-    adopted: bool,
-    /// The definitions were made by us.
-    defined: Option<&'static ControlPlane>,
+    /// The cluster, when it is the user's.
+    adopted: Option<&'static ControlPlane>,
+    /// The definitions in it were made by us.
+    defined: bool,
     world: Option<World>,
     state: Option<StateFile>,
 }
 
 impl Stage {
-    pub(super) fn new(adopted: bool) -> Self {
-        Self { adopted, defined: None, world: None, state: None }
+    pub(super) fn new() -> Self {
+        Self { adopted: None, defined: false, world: None, state: None }
     }
 
     /// The world, once the stage is set.
@@ -84,6 +84,7 @@ impl Stage {
         let Some(path) = kubeconfig else { return Ok(ControlPlane::shared().await?) };
         // The world wants it for the whole life of the process, and this process has one world.
         let plane: &'static ControlPlane = Box::leak(Box::new(ControlPlane::adopt(path).await?));
+        self.adopted = Some(plane);
         let existing = plane.existing(&crds, &[NAMESPACE, SYSTEM]).await?;
         if !existing.is_empty() {
             let existing = existing.join(" and ");
@@ -91,25 +92,34 @@ impl Stage {
                 format!("the cluster has {existing} already: the playground would not leave it as it was").into()
             );
         }
-        self.defined = Some(plane);
+        self.defined = true;
         plane.apply_crds(&crds).await?;
         Ok(plane)
     }
 
     /// Ends everything; in the user's cluster, nothing stays that was made there.
     pub(super) async fn clear(mut self) -> Result<(), Trouble> {
-        let left = if self.adopted { self.leave().await } else { Ok(()) };
+        let adopted = self.adopted;
+        let left = match adopted {
+            Some(plane) => self.leave(plane).await,
+            None => Ok(()),
+        };
         drop(self.state.take());
         drop(self.world.take());
+        if let Some(plane) = adopted {
+            plane.remove_files()?;
+        }
         left
     }
 
-    async fn leave(&self) -> Result<(), Trouble> {
+    async fn leave(&self, plane: &ControlPlane) -> Result<(), Trouble> {
         if let Some(world) = &self.world {
             delete_pool(world).await?;
             world.leave_cluster().await?;
         }
-        let Some(plane) = self.defined else { return Ok(()) };
+        if !self.defined {
+            return Ok(());
+        }
         for crd in product_crds()? {
             plane.kubectl(&["delete", "crd", "--ignore-not-found", "--timeout=60s", &crd.name_any()]).await?;
         }

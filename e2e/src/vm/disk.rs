@@ -7,12 +7,12 @@ use std::{
     process::Command,
 };
 
-use super::{Package, VmError, cache, command::run, rootfs::Rootfs, shell};
+use super::{Package, VmError, cache, command::run, root::Root, rootfs::Rootfs, shell};
 
 /// Room for a job to fill, and not for the host to miss.
 const SIZE: &str = "1200M";
 /// Bump when the steps below change in a way the files do not show.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 /// Where an upgrade of the agent lies on the disk.
 pub const UPGRADE: &str = "/var/tmp/miglet-later.deb";
 
@@ -83,26 +83,15 @@ impl Disk {
 }
 
 fn make(rootfs: &Rootfs, package: &Package, into: &Path) -> Result<(), VmError> {
-    let root = into.join("root");
-    fs::create_dir(&root).map_err(VmError::io(&root))?;
-    run(Command::new("tar").arg("-xf").arg(&rootfs.tar).arg("-C").arg(&root))?;
-    install(package, &root)?;
+    let unpacked = Root::unpack(rootfs, into.join("root"))?;
+    // Dependencies, scripts and units as on a user's machine.
+    unpacked.bake(package)?;
+    let root = unpacked.0;
     package.upgraded(&root.join(UPGRADE.trim_start_matches('/')))?;
     configure(&root)?;
     let image = into.join("disk.img");
     run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&root).arg(&image).arg(SIZE))?;
     fs::remove_dir_all(&root).map_err(VmError::io(&root))
-}
-
-/// With apt, in the system itself: dependencies, scripts and units as on a user's machine.
-fn install(package: &Package, root: &Path) -> Result<(), VmError> {
-    let inside = root.join("miglet.deb");
-    fs::copy(&package.deb, &inside).map_err(VmError::io(&inside))?;
-    let mut apt = Command::new("chroot");
-    apt.arg(root).args(["apt-get", "install", "--yes", "--no-install-recommends", "/miglet.deb"]);
-    // The host's own folders mean nothing in there.
-    run(apt.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env_remove("TMPDIR"))?;
-    fs::remove_file(&inside).map_err(VmError::io(&inside))
 }
 
 fn configure(root: &Path) -> Result<(), VmError> {
