@@ -69,7 +69,7 @@ pub(in crate::vm) fn view() -> VmView {
         rebooted: false,
         unsupported: None,
         // None that an agent would have to be told.
-        settings: Settings { revision: String::new(), agent: crate::crd::AgentSettings::default(), runner: None },
+        settings: Settings::default(),
         access: Access::Usable { seen: None },
         memory: Memory { saw_unbound: true, ..Memory::default() },
         leading_since: at(0),
