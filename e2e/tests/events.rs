@@ -114,6 +114,21 @@ async fn an_operator_killed_after_it_told_the_pool_of_a_result_does_not_tell_it_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_result_is_told_as_soon_as_events_are_taken_again() -> Result {
+    let (world, history, held) = busy().await?;
+    let status =
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "InternalError", "code": 500});
+    let refuse = Action::Answer { status: 500, body: status, headers: Vec::new() };
+    // At the end of its life, and when its object goes.
+    world.proxy.faults().add(Rule::path("/events", refuse).method("POST").times(2));
+    world.let_go(&held).await?;
+    told_once(&world, &history, &held).await?;
+    let jobs = format!("miglet_jobs_finished_total{{namespace=\"{}\",pool=\"linux\"", world.namespace);
+    assert_eq!(world.figure(&jobs).await?, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_result_during_a_cut_is_told_when_the_stream_is_back() -> Result {
     let (world, history, held) = busy().await?;
     world.cut_agents(true);

@@ -10,8 +10,8 @@
 //! a change there replaces VMs. The offer is not part of the snapshot: a version that GitHub has withdrawn since is no
 //! use to a VM that boots now.
 //!
-//! Nothing is said before this process has looked at the pool. The VM's snapshot of `agent` may be days old: guards that
-//! were raised since would be low again for a moment, and cut the job they were raised for.
+//! Nothing is said before this process has looked at the pool, and a VM has no copy of `agent`: one may be days old, and
+//! guards that were raised since would be low again for a moment and cut the job they were raised for.
 
 use aws_lc_rs::digest;
 use serde::Serialize;
@@ -127,7 +127,7 @@ mod tests {
     fn spec(runner: serde_json::Value) -> RunnerVmSpec {
         serde_json::from_value(serde_json::json!({
             "pool": {"name": "linux", "uid": "u"}, "project": "acme-ci",
-            "group": {"name": "ci", "zone": "z"}, "runner": runner, "agent": {"logLevel": "Info"},
+            "group": {"name": "ci", "zone": "z"}, "runner": runner,
             "github": {"url": "https://github.com/acme", "credentialsSecretRef": {"name": "a"}, "labels": ["x"]},
         }))
         .unwrap()
@@ -160,14 +160,13 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_nobody_looked_at_yet_leaves_everything_open_and_takes_no_guard_from_the_snapshot() {
-        let mut made = spec(serde_json::json!({}));
-        made.agent.guards = Some(Guards { max_runtime_seconds: Some(60), ..Guards::default() });
+    fn a_pool_nobody_looked_at_yet_leaves_everything_open() {
+        let made = spec(serde_json::json!({}));
         assert_eq!(settings(&made, None), Settings::default());
         let raised = Guards { max_runtime_seconds: Some(7200), ..Guards::default() };
         let agent = AgentSettings { guards: Some(raised.clone()), ..AgentSettings::default() };
         let known = settings(&made, Some(&Policy { agent, ..policy() }));
-        assert_eq!(known.agent.and_then(|agent| agent.guards), Some(raised), "the pool is newer");
+        assert_eq!(known.agent.and_then(|agent| agent.guards), Some(raised));
     }
 
     #[test]

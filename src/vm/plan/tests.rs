@@ -56,7 +56,6 @@ pub(in crate::vm) fn view() -> VmView {
         github,
         template: crate::crd::Template::default(),
         lifecycle: Lifecycle::default(),
-        agent: crate::crd::AgentSettings::default(),
         runner: crate::crd::RunnerSettings::default(),
     };
     let mut vm = RunnerVm::new("linux-x", spec);
