@@ -15,8 +15,11 @@ type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + 
 
 /// A world with a busy VM, whose operator is soon replaced.
 async fn busy() -> Result<(World, History, Held)> {
-    let intervals =
-        Intervals { lease: 2.0, request_timeout: 1.5, absence: 1.2, idle_sighting: 1.2, ..Intervals::default() };
+    busy_under(Intervals { lease: 2.0, request_timeout: 1.5, absence: 1.2, idle_sighting: 1.2, ..Intervals::default() })
+        .await
+}
+
+async fn busy_under(intervals: Intervals) -> Result<(World, History, Held)> {
     let world = World::start(WorldOptions { intervals, ..WorldOptions::default() }).await?;
     let history = world.record().await?;
     world.apply_pool("linux", 1, json!({})).await?;
@@ -115,7 +118,7 @@ async fn an_operator_killed_after_it_told_the_pool_of_a_result_does_not_tell_it_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_is_told_as_soon_as_events_are_taken_again() -> Result {
-    let (world, history, held) = busy().await?;
+    let (world, history, held) = busy_under(Intervals::default()).await?;
     let status =
         json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "InternalError", "code": 500});
     let refuse = Action::Answer { status: 500, body: status, headers: Vec::new() };
