@@ -20,6 +20,7 @@ use tracing::level_filters::LevelFilter;
 use crate::{
     clock::Now,
     guards::{Figures, Guards, Watch},
+    hook::Scripts,
     leaving::{Leaving, Stop},
     notice::Notice,
     preparation::Prepared,
@@ -29,6 +30,8 @@ use crate::{
 
 /// Answers kept for repeated commands.
 const REMEMBERED: usize = 64;
+/// Why a registration is refused.
+const NO_NEW_WORK: &str = "this machine takes no new work";
 /// Whatever an operator says: a chatty log must not fill a disk for days.
 const LONGEST_LOG_LEVEL: Duration = Duration::from_secs(24 * 3600);
 
@@ -341,13 +344,7 @@ pub fn plan(mut state: State, input: Input, now: Now) -> (State, Vec<Effect>) {
         Input::Disconnected { error } => (state.connected, state.error) = (false, error),
         Input::Command { id, command } => effects.extend(obey(&mut state, id, command, now.instant)),
         Input::Launched { command_id } => effects.push(answer(&mut state, command_id, None)),
-        Input::LaunchFailed { command_id, error } => {
-            let registration = state.registration.clone().unwrap_or_default();
-            let runner =
-                Runner { command_id: registration.command_id, name: registration.runner_name, ..Runner::default() };
-            state.runner = Some(runner.failed(&error));
-            effects.push(answer(&mut state, command_id, Some(error)));
-        }
+        Input::LaunchFailed { command_id, error } => effects.push(not_launched(&mut state, command_id, error)),
         Input::Runner(runner) => take(&mut state, *runner),
         Input::Notice(notice) => noticed(&mut state, notice, now.instant),
         Input::Drain { id, deadline } => drain_here(&mut state, id, deadline, now.instant),
@@ -400,6 +397,21 @@ fn ready(state: &mut State, prepared: Prepared) -> Option<Effect> {
     Some(Effect::Launch(launch))
 }
 
+/// Its registration is used up all the same.
+fn not_launched(state: &mut State, command_id: String, error: String) -> Effect {
+    let registration = state.registration.clone().unwrap_or_default();
+    let runner = Runner { command_id: registration.command_id, name: registration.runner_name, ..Runner::default() };
+    state.runner = Some(runner.failed(&error));
+    answer(state, command_id, Some(error))
+}
+
+/// A machine that stops working starts no runner that it was to start later.
+fn give_up_waiting(state: &mut State) -> Option<Effect> {
+    let stops = state.draining || state.shutdown || state.leaving.is_leaving();
+    let launch = state.waiting.take_if(|_| stops)?;
+    Some(not_launched(state, launch.registration.command_id, NO_NEW_WORK.to_owned()))
+}
+
 fn noticed(state: &mut State, notice: Notice, now: Instant) {
     state.notice = state.notice.max(Some(notice));
     state.leaving.leave(now, (notice == Notice::Preempted).then_some(now));
@@ -414,6 +426,7 @@ fn drain_here(state: &mut State, id: String, deadline: Option<Duration>, now: In
 
 /// What the time alone, or what has just become known, makes due.
 fn settle(state: &mut State, now: Now) -> Vec<Effect> {
+    let given_up = give_up_waiting(state);
     let (live, busy) = (state.has_live_runner(), state.is_busy());
     state.level = state.level.filter(|(_, until)| now.instant < *until);
     keep_times(state, now);
@@ -431,7 +444,7 @@ fn settle(state: &mut State, now: Now) -> Vec<Effect> {
         Stop::Job => Effect::Interrupt,
         Stop::Idle => Effect::StopIdle,
     });
-    stop.into_iter().chain(off.then_some(Effect::PowerOff)).collect()
+    given_up.into_iter().chain(stop).chain(off.then_some(Effect::PowerOff)).collect()
 }
 
 fn keep_times(state: &mut State, now: Now) {
@@ -461,6 +474,7 @@ fn obey(state: &mut State, id: String, command: Command, now: Instant) -> Vec<Ef
         Command::CollectDiagnostics => {
             vec![answer(state, id.clone(), None), Effect::Collect { command_id: id }]
         }
+        // A second one is no abort, unlike `miglet drain`: an operator that was restarted says everything again.
         Command::Drain { deadline } => {
             state.draining = true;
             if let Some(until) = deadline.and_then(|deadline| now.checked_add(deadline)) {
@@ -485,15 +499,13 @@ fn register(state: &mut State, id: String, runner_name: String, jit_config: Secr
             return if state.runner.is_some() { vec![answer(state, id, None)] } else { Vec::new() };
         }
         Some(first) => format!("this instance was registered before, as {}: it never is again", first.runner_name),
-        None if state.draining || state.shutdown || state.leaving.is_leaving() => {
-            "this machine takes no new work".to_owned()
-        }
+        None if state.draining || state.shutdown || state.leaving.is_leaving() => NO_NEW_WORK.to_owned(),
         None => {
             let runner = state.prepared.clone();
             let known = runner.is_some();
             let registration = Registration { command_id: id, runner_name, runner: runner.unwrap_or_default() };
             state.registration = Some(registration.clone());
-            let launch = Launch { registration, jit_config };
+            let launch = Launch { registration, jit_config, scripts: Scripts::default() };
             if known {
                 return vec![Effect::Launch(launch)];
             }
