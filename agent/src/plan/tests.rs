@@ -1,7 +1,11 @@
 //! The plan, table by table.
 
 use super::*;
-use crate::runner::{Exit, Job};
+use crate::{
+    guards::Guards,
+    runner::{Exit, ExitKind, Job, Phase},
+    supervisor::Registration,
+};
 
 fn step(state: State, input: Input) -> (State, Vec<Effect>) {
     plan(state, input, Now::read())

@@ -20,6 +20,7 @@ mod listener;
 mod operator;
 #[cfg(test)]
 mod packaging;
+#[cfg(test)]
 mod proxy;
 #[cfg(test)]
 mod world;
