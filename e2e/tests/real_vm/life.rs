@@ -33,7 +33,8 @@ async fn a_vm_installs_a_runner_runs_a_job_as_an_unprivileged_user_reports_it_an
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_preempted_in_mid_job_tells_github_and_the_operator_before_its_power_goes() -> Result {
     let Some(scene) = Scene::open().await? else { return Ok(()) };
-    let id = scene.busy("echo begun; sleep 600; echo finished").await?;
+    let id = scene.busy("echo begun; touch ~/begun; sleep 600; echo finished").await?;
+    scene.begun().await?;
     let notice = Instant::now();
     scene.world.compute.preempt(&scene.vm)?;
     let job = scene.ended(id).await?;

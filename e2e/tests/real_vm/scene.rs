@@ -83,6 +83,12 @@ impl Scene {
         Ok(id)
     }
 
+    /// Waits until the job's own steps run, which say so with a file: the operator knows of a job sooner.
+    pub(crate) async fn begun(&self) -> Result {
+        let look = async || self.root("ls ~runner/begun").await.is_ok();
+        self.until("the job's first step", look, |begun| *begun).await.map(drop)
+    }
+
     /// Waits for a job's end.
     pub(crate) async fn ended(&self, id: JobId) -> Result<JobState> {
         Ok(self.world.github.wait_job(id, PATIENCE.0).await.map_err(|error| self.explained(&error.to_string()))?)
