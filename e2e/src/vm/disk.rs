@@ -80,12 +80,12 @@ impl Disk {
     pub fn obtain(package: &Package) -> Result<Self, VmError> {
         let rootfs = Rootfs::obtain()?;
         let deb = fs::read(&package.deb).map_err(VmError::io(&package.deb))?;
-        let lists = ENABLED.iter().chain(&MASKED).chain(FILES.iter().flat_map(|(name, text)| [name, text]));
-        let parts = [RECIPE, SIZE, RUNNER, GROUP, &rootfs.key, shell::SERVER].into_iter().chain(lists.copied());
         let unpacked = tempfile::tempdir().map_err(VmError::io(std::env::temp_dir()))?;
         let runner = unpacked.path().join("runner");
         archive::unpacked(&runner)?;
         let program = fs::read(runner.join("bin/Runner.Listener")).map_err(VmError::io(&runner))?;
+        let lists = ENABLED.iter().chain(&MASKED).chain(FILES.iter().flat_map(|(name, text)| [name, text]));
+        let parts = [RECIPE, SIZE, RUNNER, GROUP, &rootfs.key, shell::SERVER].into_iter().chain(lists.copied());
         let key = cache::key(parts.map(str::as_bytes).chain([deb.as_slice(), program.as_slice()]));
         let folder = cache::once("disk", &key, |into| make(&rootfs, package, &runner, into))?;
         Ok(Self { image: folder.join("disk.img"), kernel: rootfs.kernel, initrd: rootfs.initrd })
