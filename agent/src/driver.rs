@@ -122,7 +122,6 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
         ports.supervisor.resume(registration).await;
     }
     let runner = ports.supervisor.snapshots().borrow().clone();
-    limit_lifetime(&*ports.machine, settings.maximum_lifetime).await;
     let mut state = State::new(registration, runner, settings.limits);
     state.settings_level = Some(settings.log_level);
     let statuses = watch::Sender::new(Status::of(&state, &settings.sources));
@@ -150,7 +149,9 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
         settings: settings.clone(),
     };
     let looking = tokio::spawn(look(Sampler::new(place.subscribe()), session.inputs.clone()));
-    let others = vec![serving, noticing, looking, recording];
+    let lifetimes = watch::Sender::new(settings.maximum_lifetime);
+    let limiting = tokio::spawn(limit_lifetime(ports.machine.clone(), lifetimes.subscribe()));
+    let others = vec![serving, noticing, looking, recording, limiting];
     let tasks = Tasks { others, session: tokio::spawn(session.run()), preparing: None, collecting: None };
     let driver = Driver {
         base: settings.clone(),
@@ -163,6 +164,7 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
         statuses,
         heartbeats,
         place,
+        lifetimes,
         answers: Some(answers),
         diagnostics,
         inputs: inputs_in,
@@ -182,13 +184,18 @@ fn registered(paths: &Paths) -> io::Result<Option<Registration>> {
     Ok(marker.map(|bytes| serde_json::from_slice(&bytes).unwrap_or_default()))
 }
 
-/// A machine without this still ends in every other way: no reason not to work.
-async fn limit_lifetime(machine: &dyn Machine, age: Duration) {
-    if age.is_zero() {
-        return;
-    }
-    if let Err(error) = machine.limit_lifetime(age + LAST_RESORT).await {
-        tracing::error!(%error, "nothing but its operator and this agent ends this machine");
+/// Arms the machine's last resort, again with each other age. A machine without it still ends in every other way: no
+/// reason not to work.
+async fn limit_lifetime(machine: Arc<dyn Machine>, mut ages: watch::Receiver<Duration>) {
+    loop {
+        let age = *ages.borrow_and_update();
+        let age = (!age.is_zero()).then(|| age.saturating_add(LAST_RESORT));
+        if let Err(error) = machine.limit_lifetime(age).await {
+            tracing::error!(%error, "this machine's greatest age is not the one in the settings");
+        }
+        if ages.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -236,6 +243,7 @@ struct Driver {
     heartbeats: watch::Sender<Duration>,
     /// Where the runner works.
     place: watch::Sender<PathBuf>,
+    lifetimes: watch::Sender<Duration>,
     /// Gone once goodbye was said.
     answers: Option<mpsc::Sender<Answer>>,
     diagnostics: mpsc::Sender<v1::DiagnosticsChunk>,
@@ -340,8 +348,11 @@ impl Driver {
         });
         self.statuses.send_replace(Status::of(&self.state, &self.settings.sources));
         self.ports.log.set_level(self.state.log_level());
-        let heartbeat = self.settings.heartbeat;
-        self.heartbeats.send_if_modified(|current| std::mem::replace(current, heartbeat) != heartbeat);
+        for (periods, period) in
+            [(&self.heartbeats, self.settings.heartbeat), (&self.lifetimes, self.settings.maximum_lifetime)]
+        {
+            periods.send_if_modified(|current| std::mem::replace(current, period) != period);
+        }
         if let Some(Prepared { dir, .. }) = self.state.prepared.as_ref().filter(|p| !p.dir.as_os_str().is_empty()) {
             self.place.send_if_modified(|current| (current != dir).then(|| current.clone_from(dir)).is_some());
         }
