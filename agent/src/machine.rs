@@ -20,8 +20,8 @@ use crate::{
 /// What the shim runs in on a machine run by systemd: limits of its own, and none of the agent's hardening.
 const RUNNER_UNIT: &str = "miglet-runner.service";
 const KEEP_AWAY: &str = "keep jobs from the metadata server";
-/// The timer that ends a machine nobody ended.
-const LAST_RESORT: &str = "miglet-last-resort";
+/// The timer that ends a machine nobody ended. Packaged with the default age, for agents that never come so far.
+const LAST_RESORT: &str = "miglet-last-resort.timer";
 /// The service manager answers at once, except while it is being overwhelmed.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -31,9 +31,9 @@ pub trait Machine: Send + Sync {
     /// Turns it off. The agent ends after this.
     async fn power_off(&self) -> Result<(), MachineError>;
 
-    /// Has it turned off at this age, counted from its boot, by something that does not depend on this agent. Asked
-    /// again, the first answer holds.
-    async fn limit_lifetime(&self, age: Duration) -> Result<(), MachineError>;
+    /// Has it turned off at this age, counted from its boot, by something that does not depend on this agent; never
+    /// where there is none. Asked again, the last age holds.
+    async fn limit_lifetime(&self, age: Option<Duration>) -> Result<(), MachineError>;
 
     /// Makes sure that jobs get no more than they should. Asked before the operator is called, and again right before
     /// a runner is started.
@@ -143,7 +143,7 @@ impl Machine for Process {
     }
 
     /// A process that must not outlive its world is ended by who started it.
-    async fn limit_lifetime(&self, _: Duration) -> Result<(), MachineError> {
+    async fn limit_lifetime(&self, _: Option<Duration>) -> Result<(), MachineError> {
         Ok(())
     }
 
@@ -166,11 +166,13 @@ pub struct Systemd {
     /// Where its programs are; empty: in the search path.
     bin: PathBuf,
     etc: PathBuf,
+    /// The service manager's own folder until the next boot.
+    units: PathBuf,
 }
 
 impl Default for Systemd {
     fn default() -> Self {
-        Self { bin: PathBuf::new(), etc: PathBuf::from("/etc") }
+        Self { bin: PathBuf::new(), etc: PathBuf::from("/etc"), units: PathBuf::from("/run/systemd/system") }
     }
 }
 
@@ -211,6 +213,19 @@ impl Systemd {
         Ok((account, rules))
     }
 
+    /// Writes the timer's age over the packaged one; true unless it was there.
+    fn age(&self, age: Duration) -> io::Result<bool> {
+        let dir = self.units.join(format!("{LAST_RESORT}.d"));
+        let path = dir.join("age.conf");
+        // The empty one takes back the packaged one.
+        let text = format!("[Timer]\nOnBootSec=\nOnBootSec={}\n", age.as_secs());
+        if std::fs::read_to_string(&path).is_ok_and(|present| present == text) {
+            return Ok(false);
+        }
+        std::fs::create_dir_all(dir)?;
+        std::fs::write(path, text).map(|()| true)
+    }
+
     /// Runs a program to its end, within a bound.
     async fn run(
         &self,
@@ -249,18 +264,16 @@ impl Machine for Systemd {
         self.run("power off the machine", "systemctl", &["poweroff"], "").await
     }
 
-    /// A timer of its own in the service manager. `--force`: a job that blocks the shutdown has had its time.
-    async fn limit_lifetime(&self, age: Duration) -> Result<(), MachineError> {
-        let action = "arm the timer of the machine's last resort";
-        let timer = format!("{LAST_RESORT}.timer");
-        // Armed by an agent before this one: an upgrade does not make a machine younger.
-        if self.run(action, "systemctl", &["is-active", &timer], "").await.is_ok() {
+    /// The age counts from the boot, so neither an upgrade nor another setting makes a machine younger.
+    async fn limit_lifetime(&self, age: Option<Duration>) -> Result<(), MachineError> {
+        const ACTION: &str = "arm the timer of the machine's last resort";
+        let Some(age) = age else { return self.run(ACTION, "systemctl", &["stop", LAST_RESORT], "").await };
+        let changed = self.age(age).map_err(|source| MachineError::Io { action: ACTION, source })?;
+        if !changed && self.run(ACTION, "systemctl", &["is-active", LAST_RESORT], "").await.is_ok() {
             return Ok(());
         }
-        let (unit, when) = (format!("--unit={LAST_RESORT}"), format!("--on-boot={}s", age.as_secs()));
-        let timer = ["--timer-property=AccuracySec=30s", "--property=Type=oneshot", "systemctl", "poweroff", "--force"];
-        let arguments: Vec<&str> = [unit.as_str(), when.as_str()].into_iter().chain(timer).collect();
-        self.run(action, "systemd-run", &arguments, "").await
+        self.run(ACTION, "systemctl", &["daemon-reload"], "").await?;
+        self.run(ACTION, "systemctl", &["restart", LAST_RESORT], "").await
     }
 
     async fn confine(&self, jobs: &Jobs) -> Result<(), MachineError> {

@@ -45,6 +45,8 @@ pub mod exit {
     pub const SESSION_CONFLICT: u8 = 5;
     /// The version is deprecated, and the caller wanted to know.
     pub const DEPRECATED: u8 = 7;
+    /// An unhandled exception.
+    pub const ABORTED: u8 = 134;
     /// Base of the job result codes for hosted runners.
     pub const HOSTED: u8 = 100;
 }

@@ -10,7 +10,7 @@ struct Programs(tempfile::TempDir);
 impl Programs {
     fn new(end: &str) -> Self {
         let dir = tempfile::tempdir().expect("dir");
-        for name in ["systemctl", "systemd-run", "nft", "useradd"] {
+        for name in ["systemctl", "nft", "useradd"] {
             let path = dir.path().join(name);
             let script = format!("#!/bin/sh\n(echo {name} \"$@\"; cat) >> \"$0.called\"\n{end}\n");
             std::fs::write(&path, script).expect("script");
@@ -23,7 +23,7 @@ impl Programs {
     }
 
     fn machine(&self) -> Systemd {
-        Systemd { bin: self.0.path().to_owned(), etc: self.0.path().to_owned() }
+        Systemd { bin: self.0.path().to_owned(), etc: self.0.path().to_owned(), units: self.0.path().join("units") }
     }
 
     fn called(&self, name: &str) -> String {
@@ -100,14 +100,31 @@ async fn the_supervisor_runs_in_a_unit_of_its_own() {
 }
 
 #[tokio::test]
-async fn the_last_resort_is_a_timer_of_the_service_manager_and_armed_once() {
-    let fresh = Programs::new("case \"$1\" in is-active) exit 3;; esac");
-    fresh.machine().limit_lifetime(Duration::from_secs(86_700)).await.expect("armed");
-    let armed = fresh.called("systemd-run");
-    assert!(armed.starts_with("systemd-run --unit=miglet-last-resort --on-boot=86700s "), "{armed}");
-    assert!(armed.ends_with("systemctl poweroff --force\n"), "{armed}");
-    let armed = Programs::new("");
-    armed.machine().limit_lifetime(Duration::from_secs(1)).await.expect("armed before");
-    assert_eq!(armed.called("systemctl"), "systemctl is-active miglet-last-resort.timer\n");
-    assert_eq!(armed.called("systemd-run"), "");
+async fn the_last_resort_is_the_packaged_timer_with_the_age_of_the_settings() {
+    const ARMED: &str = "systemctl daemon-reload\nsystemctl restart miglet-last-resort.timer\n";
+    const ASKED: &str = "systemctl is-active miglet-last-resort.timer\n";
+    let programs = Programs::new("");
+    let machine = programs.machine();
+    let limit = async |seconds| machine.limit_lifetime(Some(Duration::from_secs(seconds))).await.expect("armed");
+    let age = || std::fs::read_to_string(programs.0.path().join("units/miglet-last-resort.timer.d/age.conf"));
+    limit(86_700).await;
+    assert_eq!(programs.called("systemctl"), ARMED);
+    assert_eq!(age().expect("drop-in"), "[Timer]\nOnBootSec=\nOnBootSec=86700\n");
+    // The next agent's.
+    limit(86_700).await;
+    assert_eq!(programs.called("systemctl"), format!("{ARMED}{ASKED}"), "it is armed, and runs on");
+    limit(500).await;
+    assert_eq!(programs.called("systemctl"), format!("{ARMED}{ASKED}{ARMED}"));
+    assert!(age().expect("drop-in").ends_with("OnBootSec=500\n"));
+    machine.limit_lifetime(None).await.expect("disarmed");
+    assert!(programs.called("systemctl").ends_with("systemctl stop miglet-last-resort.timer\n"));
+}
+
+#[tokio::test]
+async fn a_last_resort_that_somebody_stopped_is_armed_again() {
+    let programs = Programs::new("case \"$1\" in is-active) exit 3;; esac");
+    for _ in 0..2 {
+        programs.machine().limit_lifetime(Some(Duration::from_secs(1))).await.expect("armed");
+    }
+    assert_eq!(programs.called("systemctl").matches("restart miglet-last-resort.timer").count(), 2);
 }

@@ -43,7 +43,7 @@ fn command_lines() -> Vec<(String, Vec<String>)> {
 
 #[test]
 fn every_command_of_every_unit_is_one_that_the_program_knows() {
-    let mut checked = 0;
+    let mut checked = Vec::new();
     for (unit, words) in command_lines() {
         let [program, arguments @ ..] = words.as_slice() else { panic!("{unit}: an empty command") };
         if program != "/usr/bin/miglet" {
@@ -52,9 +52,63 @@ fn every_command_of_every_unit_is_one_that_the_program_knows() {
         }
         let output = Command::new(env!("CARGO_BIN_EXE_miglet")).args(arguments).arg("--help").output().unwrap();
         assert!(output.status.success(), "{unit}: {words:?}: {}", String::from_utf8_lossy(&output.stderr));
-        checked += 1;
+        checked.push(arguments[0].clone());
     }
-    assert!(checked >= 3, "only {checked} commands");
+    checked.sort();
+    assert_eq!(checked, ["create-user", "drain", "run", "shim"]);
+}
+
+#[test]
+fn a_machine_that_shuts_down_ends_its_runner_first_within_what_compute_engine_leaves_it() {
+    /// What an interrupted listener may take.
+    const INTERRUPT: u64 = 45;
+    /// What a machine has after its notice.
+    const MACHINE: u64 = 90;
+    let units = units();
+    let runner = &units["miglet-runner.service"];
+    // Stopped in the reverse order: while the network and the agent are there.
+    assert_eq!(values(runner, "After"), ["network-online.target miglet.service"]);
+    let [stop] = values(runner, "ExecStop")[..] else { panic!("no ExecStop") };
+    let deadline = stop.strip_prefix("-/usr/bin/miglet drain --deadline ").unwrap().parse::<u64>().unwrap();
+    let patience = values(runner, "TimeoutStopSec")[0].parse::<u64>().unwrap();
+    assert!(deadline + INTERRUPT < patience && patience < MACHINE, "{deadline} + {INTERRUPT}, {patience}");
+}
+
+#[test]
+fn the_last_resort_is_armed_with_the_agents_unit_and_needs_no_agent() {
+    let units = units();
+    let timer = &units["miglet-last-resort.timer"];
+    let default = KEYS.iter().find(|key| key.name == "maximum-lifetime-seconds").unwrap().default.unwrap();
+    let age = default.parse::<u64>().unwrap() + 300;
+    assert_eq!(values(timer, "OnBootSec"), [age.to_string()]);
+    assert_eq!(values(timer, "WantedBy"), ["timers.target"]);
+    // What makes the package enable and start it.
+    assert_eq!(values(&units["miglet.service"], "Also"), ["miglet-last-resort.timer"]);
+    let service = &units["miglet-last-resort.service"];
+    assert_eq!(values(service, "ExecStart"), ["/usr/bin/systemctl poweroff --force"]);
+    // What has an [Install] section, the package would start.
+    assert!(!service.contains("[Install]"));
+    for (name, unit) in [("timer", timer), ("service", service)] {
+        for bond in ["BindsTo", "PartOf", "Requires", "After", "Conflicts"] {
+            assert!(values(unit, bond).is_empty(), "{name}: {bond}");
+        }
+    }
+}
+
+#[test]
+fn the_agent_is_hardened_and_may_write_where_it_has_to() {
+    let units = units();
+    let agent = &units["miglet.service"];
+    for (setting, value) in [("ProtectSystem", "strict"), ("NoNewPrivileges", "yes"), ("PrivateTmp", "yes")] {
+        assert_eq!(values(agent, setting), [value], "{setting}");
+    }
+    let [capabilities] = values(agent, "CapabilityBoundingSet")[..] else { panic!("all capabilities") };
+    for never in ["CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_MODULE", "CAP_SETUID"] {
+        assert!(!capabilities.contains(never), "{never}");
+    }
+    let runner = KEYS.iter().find(|key| key.name == "runner-dir").unwrap().default.unwrap();
+    assert_eq!(values(agent, "ReadWritePaths"), [format!("-{runner} -/run/systemd/system")]);
+    assert!(file("packaging/debian/postinst").contains(&format!("mkdir -p {runner}\n")));
 }
 
 #[test]
@@ -89,9 +143,9 @@ fn the_package_holds_every_unit_and_every_file_that_they_name() {
         assert!(manifest.contains(&asset), "{asset}");
     }
     for (name, unit) in units() {
-        for path in values(&unit, "EnvironmentFile") {
-            assert_eq!(path, "-/etc/miglet/environment", "{name}");
-        }
+        let ours = unit.contains("/usr/bin/miglet ");
+        let expected: &[_] = if ours { &["-/etc/miglet/environment"] } else { &[] };
+        assert_eq!(values(&unit, "EnvironmentFile"), expected, "{name}");
     }
     assert_eq!(KEYS.iter().find(|key| key.name == "config").unwrap().default, Some("/etc/miglet/config.yaml"));
 }

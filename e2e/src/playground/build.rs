@@ -1,6 +1,11 @@
 //! Builds what `cargo run` of this binary alone does not.
 
-use std::{env, ffi::OsStr, path::PathBuf, process::Stdio};
+use std::{
+    env,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use crate::world::Trouble;
 
@@ -17,25 +22,26 @@ pub async fn build_binaries() -> Result<(), Trouble> {
     build(&cargo, &[&packages[..], &binaries[..]].concat()).await
 }
 
-/// Has the agent built as it is released, and says where it is: alone, because other packages' features would make it
-/// larger, and with its own profile.
+/// Has the agent built as its package ships it, by the script that the package is built with, and says where it is.
 ///
 /// # Errors
-/// When it cannot be built, or, started by hand, is not there.
+/// When it cannot be built.
 pub async fn build_agent() -> Result<PathBuf, Trouble> {
-    if let Some(cargo) = env::var_os("CARGO") {
-        build(&cargo, &["--package", "miglet-agent", "--bin", "miglet", "--profile", "agent"]).await?;
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut command = tokio::process::Command::new(workspace.join("agent/packaging/build-agent"));
+    let built = command.stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true).output().await?;
+    if !built.status.success() {
+        return Err(format!("agent/packaging/build-agent ended with {}", built.status).into());
     }
-    let own = env::current_exe()?;
-    let binary = own.ancestors().nth(2).map(|target| target.join("agent/miglet")).filter(|path| path.is_file());
-    binary.ok_or_else(|| "the agent is not built: run `cargo build --profile agent -p miglet-agent`".into())
+    // Relative to the workspace, unless the target folder is somewhere else.
+    Ok(workspace.join(String::from_utf8(built.stdout)?.trim()))
 }
 
 async fn build(cargo: &OsStr, arguments: &[&str]) -> Result<(), Trouble> {
     let mut command = tokio::process::Command::new(cargo);
     command.args(["build", "--quiet", "--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml")]);
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    if !cfg!(debug_assertions) && !arguments.contains(&"--profile") {
+    if !cfg!(debug_assertions) {
         command.arg("--release");
     }
     let status = command.status().await.map_err(|error| format!("run {}: {error}", cargo.display()))?;

@@ -1,6 +1,13 @@
 //! Files a runner keeps: its configuration, and its diagnostic log.
 
-use std::{io::Write, path::Path};
+use std::{
+    fs::{File, OpenOptions, create_dir_all},
+    io::{self, Write},
+    path::Path,
+    sync::LazyLock,
+};
+
+use jiff::Timestamp;
 
 use super::{settings::FILES, terminal};
 
@@ -15,9 +22,20 @@ pub(super) fn forget_configuration(root: &Path) {
     }
 }
 
-/// A line in `_diag/Runner_*.log`.
+/// This process's log: their names sort by the time of their start.
+static LOG: LazyLock<String> = LazyLock::new(|| format!("Runner_{}-utc.log", Timestamp::now().as_millisecond()));
+
+/// Opens `_diag/Runner_*.log`, which the release archive does not bring. A real runner does so before it reads its
+/// arguments, and dies where it may not.
+pub(super) fn open_log(root: &Path) -> io::Result<File> {
+    let folder = root.join("_diag");
+    create_dir_all(&folder)?;
+    OpenOptions::new().create(true).append(true).open(folder.join(&*LOG))
+}
+
+/// A line in it.
 pub(super) fn diagnose(root: &Path, text: &str) {
-    let path = root.join("_diag").join(format!("Runner_{}-utc.log", std::process::id()));
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-    drop(file.and_then(|mut file| writeln!(file, "[{} INFO Runner] {text}", terminal::now())));
+    let written = open_log(root).and_then(|mut log| writeln!(log, "[{} INFO Runner] {text}", terminal::now()));
+    // Only a log.
+    drop(written);
 }

@@ -49,7 +49,7 @@ pub enum InstallError {
     },
 }
 
-/// Lays out a runner in this folder: `bin`, `externals`, `_diag`, `run.sh`, `config.sh`.
+/// Lays out a runner in this folder: `bin`, `externals`, `run.sh`, `config.sh`.
 ///
 /// # Errors
 /// When the stand-in's executable is not found, or on I/O errors.
@@ -59,7 +59,7 @@ pub fn install(folder: &Path) -> Result<(), InstallError> {
 }
 
 fn lay_out(folder: &Path, program: &Path) -> io::Result<()> {
-    for name in ["bin", "externals/node24/bin", "_diag"] {
+    for name in ["bin", "externals/node24/bin"] {
         fs::create_dir_all(folder.join(name))?;
     }
     for name in ["bin/Runner.Listener", "bin/Runner.Worker"] {

@@ -51,6 +51,13 @@ impl Signals {
 
 /// Runs the command; the exit code.
 pub(super) async fn run(root: &Path, arguments: &[String]) -> u8 {
+    if let Err(error) = files::open_log(root) {
+        terminal::error(&format!(
+            "Unhandled exception. Access to the path '{}/_diag' is denied: {error}",
+            root.display()
+        ));
+        return exit::ABORTED;
+    }
     match arguments.first().map(String::as_str) {
         Some("run") => {}
         Some("--version") => {

@@ -54,13 +54,18 @@ impl RunnerArchive {
 fn pack() -> Result<Bytes, VmError> {
     let folder = tempfile::tempdir().map_err(VmError::io(std::env::temp_dir()))?;
     let root = folder.path().join("root");
-    runner::install(&root).map_err(|error| VmError::Odd(error.to_string()))?;
-    own_programs(&root.join("bin"))?;
+    unpacked(&root)?;
     let archive = folder.path().join("runner.tar.gz");
     // Owned by nobody in particular, as the release is.
     let tar = ["--owner=1001", "--group=1001", "--numeric-owner", "-czf"];
     run(Command::new("tar").args(tar).arg(&archive).arg("-C").arg(&root).arg("."))?;
     fs::read(&archive).map(Bytes::from).map_err(VmError::io(&archive))
+}
+
+/// What the archive unpacks to.
+pub(super) fn unpacked(into: &Path) -> Result<(), VmError> {
+    runner::install(into).map_err(|error| VmError::Odd(error.to_string()))?;
+    own_programs(&into.join("bin"))
 }
 
 /// The stand-in's links lead out of its folder; an archive has to bring the program itself.

@@ -33,8 +33,17 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// Boots a VM and waits until its runner is idle; `None` where VMs cannot be had.
+    /// Boots a VM, whose image has a runner, and waits until that is idle; `None` where VMs cannot be had.
     pub(crate) async fn open() -> Result<Option<Self>> {
+        Self::of(|group| group).await
+    }
+
+    /// As [`Self::open`], with no runner where the agent looks for the image's.
+    pub(crate) async fn without_runner() -> Result<Option<Self>> {
+        Self::of(|group| group.metadata("miglet-runner-dir", "/opt/none")).await
+    }
+
+    async fn of(template: impl FnOnce(GroupSpec) -> GroupSpec) -> Result<Option<Self>> {
         if !available()? {
             return Ok(None);
         }
@@ -52,7 +61,8 @@ impl Scene {
             lost_after: Duration::from_secs(20),
             ..GithubOptions::default()
         };
-        let group = archive.wanted(GroupSpec::zonal(GROUP, ZONE));
+        let group = GroupSpec::zonal(GROUP, ZONE).metadata("miglet-maximum-lifetime-seconds", "86400");
+        let group = template(archive.wanted(group));
         let options = WorldOptions { machines: Some(machines.clone()), group, github, ..WorldOptions::default() };
         let world = World::start(options).await?;
         let lifecycle = json!({"launchTimeoutSeconds": 600, "registrationTimeoutSeconds": 600});
@@ -83,6 +93,12 @@ impl Scene {
         Ok(id)
     }
 
+    /// Waits until the job's own steps run, which say so with a file: the operator knows of a job sooner.
+    pub(crate) async fn begun(&self) -> Result {
+        let look = async || self.root("ls ~runner/begun").await.is_ok();
+        self.until("the job's first step", look, |begun| *begun).await.map(drop)
+    }
+
     /// Waits for a job's end.
     pub(crate) async fn ended(&self, id: JobId) -> Result<JobState> {
         Ok(self.world.github.wait_job(id, PATIENCE.0).await.map_err(|error| self.explained(&error.to_string()))?)
@@ -109,6 +125,11 @@ impl Scene {
         self.machines.is_on(&self.vm)
     }
 
+    /// What the VM wrote to its console.
+    pub(crate) fn console(&self) -> String {
+        self.machines.console(&self.vm)
+    }
+
     /// The last that was seen of the RunnerVM, once it is gone, and its instance and registration with it.
     pub(crate) async fn epitaph(&self) -> Result<Value> {
         let api = self.world.api::<RunnerVm>();
@@ -130,7 +151,7 @@ impl Scene {
 
     /// The error, and what operator and VM have to say.
     pub(crate) fn explained(&self, error: &str) -> String {
-        format!("{error}\n{}\n{}", self.world.operator_logs(), self.machines.console(&self.vm))
+        format!("{error}\n{}\n{}", self.world.operator_logs(), self.console())
     }
 }
 
