@@ -22,6 +22,7 @@ use crate::{
     installation::Installation,
     jit,
     key::{AgentKey, KeyError},
+    last_resort,
     logging::Log,
     machine::{ALIVE_PERIOD, Machine, MachineError},
     metadata::Metadata,
@@ -45,8 +46,6 @@ const RECORD_PATIENCE: Duration = Duration::from_secs(1);
 const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at disk and memory.
 const LOOK: Duration = Duration::from_secs(10);
-/// The last resort comes after everything else that ends a machine of that age.
-const LAST_RESORT: Duration = Duration::from_secs(300);
 /// Nothing waits for the time.
 const QUIET: Duration = Duration::from_secs(3600);
 
@@ -147,7 +146,7 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
     };
     let looking = tokio::spawn(look(settings.limits.guards, settings.paths.runner.clone(), session.inputs.clone()));
     let lifetimes = watch::Sender::new(settings.maximum_lifetime);
-    let limiting = tokio::spawn(limit_lifetime(ports.machine.clone(), lifetimes.subscribe()));
+    let limiting = tokio::spawn(last_resort::keep(ports.machine.clone(), lifetimes.subscribe()));
     let others = vec![serving, noticing, looking, recording, limiting];
     let tasks = Tasks { others, session: tokio::spawn(session.run()), preparing: None, collecting: None };
     let mut driver = Driver {
@@ -176,21 +175,6 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
 fn registered(paths: &Paths) -> io::Result<Option<Registration>> {
     let marker = durable::read(&paths.registration())?;
     Ok(marker.map(|bytes| serde_json::from_slice(&bytes).unwrap_or_default()))
-}
-
-/// Arms the machine's last resort, again with each other age. A machine without it still ends in every other way: no
-/// reason not to work.
-async fn limit_lifetime(machine: Arc<dyn Machine>, mut ages: watch::Receiver<Duration>) {
-    loop {
-        let age = *ages.borrow_and_update();
-        let age = (!age.is_zero()).then(|| age.saturating_add(LAST_RESORT));
-        if let Err(error) = machine.limit_lifetime(age).await {
-            tracing::error!(%error, "this machine's greatest age is not the one in the settings");
-        }
-        if ages.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 /// Looks now and then how full the machine is.
