@@ -18,7 +18,7 @@ use kube::{
     api::PostParams,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::crd::{conditions::cut, names};
 
@@ -50,6 +50,17 @@ pub struct Once<'a> {
     pub at: Timestamp,
 }
 
+/// What became of something that is told once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// It was told, or nobody will ever take it.
+    New,
+    /// It was told before.
+    Old,
+    /// Nobody knows: it can be told again.
+    Unanswered,
+}
+
 impl Events {
     /// A publisher.
     #[must_use]
@@ -67,20 +78,26 @@ impl Events {
         self.publish(about, EventType::Warning, reason, note.into()).await;
     }
 
-    /// Something told once, whoever tells it: the event's name is its own, and a second one under it is not taken. False
-    /// when it was told before. What could not be told counts as told now: nothing else will do better.
-    pub async fn once(&self, about: &ObjectReference, once: Once<'_>) -> bool {
+    /// Something told once, whoever tells it: the event's name is its own, and a second one under it is not taken.
+    pub async fn once(&self, about: &ObjectReference, once: Once<'_>) -> Telling {
         let reason = once.reason;
         let event = named(about, once);
         let api = Api::<NamedEvent>::namespaced(self.client.clone(), about.namespace.as_deref().unwrap_or_default());
         let params = PostParams::default();
         match tokio::time::timeout(TIMEOUT, api.create(&params, &event)).await {
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => return false,
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => debug!(%error, reason, "Event was not taken"),
-            Err(_) => debug!(reason, "Event got no answer"),
+            Ok(Ok(_)) => Telling::New,
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => Telling::Old,
+            // It would be refused again: a namespace that goes takes no events any more.
+            Ok(Err(kube::Error::Api(status))) if (400..429).contains(&status.code) => {
+                warn!(%status, reason, "Event was refused");
+                Telling::New
+            }
+            Ok(Err(error)) => {
+                debug!(%error, reason, "Event was not taken");
+                Telling::Unanswered
+            }
+            Err(_) => Telling::Unanswered,
         }
-        true
     }
 
     /// A failure to publish is only logged: no decision hangs on an event.

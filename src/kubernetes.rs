@@ -36,6 +36,12 @@ impl KubeError {
         matches!(self, Self::Call { source: kube::Error::Api(status), .. } if status.is_conflict())
     }
 
+    /// It is not allowed: whoever may grant rights can.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Call { source: kube::Error::Api(status), .. } if status.is_forbidden())
+    }
+
     /// The object is not there.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

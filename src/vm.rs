@@ -106,6 +106,9 @@ pub enum Error {
     /// Somebody else leads.
     #[error("acting as the leader")]
     Leadership(#[source] NotLeading),
+    /// What became of its job is an event that nobody has taken yet.
+    #[error("telling the end of the job: no event was taken")]
+    Untold,
     /// This cannot happen.
     #[error("bug: {0}")]
     Bug(&'static str),

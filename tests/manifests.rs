@@ -80,8 +80,9 @@ fn no_rule_of_the_operator_has_a_wildcard_or_lets_it_grow_its_rights() {
 
 #[test]
 fn reading_secrets_is_a_role_of_its_own_that_the_base_binds_nowhere() {
-    let secrets = rules("ClusterRole", "miglet-pool-credentials");
-    assert_eq!(secrets, [json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]})]);
+    let owners = rules("ClusterRole", "miglet-pool-credentials");
+    let rule = |resource: &str, verb: &str| json!({"apiGroups": [""], "resources": [resource], "verbs": [verb]});
+    assert_eq!(owners, [rule("secrets", "get"), rule("configmaps", "create")]);
     let bound = base().into_iter().filter(|object| object["kind"].as_str().is_some_and(|k| k.ends_with("Binding")));
     assert!(bound.into_iter().all(|binding| binding["roleRef"]["name"] != "miglet-pool-credentials"));
 }

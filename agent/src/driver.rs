@@ -1,6 +1,12 @@
 //! The one task that owns the state: takes inputs, asks the plan, carries out its effects.
 
-use std::{collections::VecDeque, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use miglet_proto::v1;
 use secrecy::ExposeSecret;
@@ -17,21 +23,20 @@ use crate::{
     durable,
     error::in_full,
     events::{Moment, Told},
-    guards::Guards,
     health::Sampler,
     installation::Installation,
     jit,
     key::{AgentKey, KeyError},
     last_resort,
     logging::Log,
-    machine::{ALIVE_PERIOD, Machine, MachineError},
+    machine::{ALIVE_PERIOD, Jobs, Machine, MachineError},
     metadata::Metadata,
     notice,
     outbox::Outbox,
     paths::{Paths, make_dir},
     plan::{Answer, Configured, Effect, Input, State, Wanted, plan},
-    preparation::{Installer, Preparation, Provider},
-    runner::{TEXT_LIMIT, clean},
+    preparation::{Installer, Preparation, Prepared, Provider},
+    runner::{Runner, TEXT_LIMIT, clean},
     session::Session,
     settings::Settings,
     status::{self, Status},
@@ -109,10 +114,6 @@ pub enum AgentError {
 /// # Errors
 /// When it cannot start, or cannot turn the machine off.
 pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) -> Result<Ended, AgentError> {
-    let failed = |path: &std::path::Path| {
-        let path = path.display().to_string();
-        move |source| AgentError::Io { path, source }
-    };
     make_dir(&settings.paths.state, 0o700).map_err(failed(&settings.paths.state))?;
     let key = AgentKey::load_or_create(&settings.paths.key())?;
     let registration = registered(&settings.paths).map_err(failed(&settings.paths.registration()))?;
@@ -133,6 +134,7 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
     let (diagnostics, diagnostics_out) = mpsc::channel(4);
     let reports = watch::Sender::new(wire::report(&state));
     let heartbeats = watch::Sender::new(settings.heartbeat);
+    let place = watch::Sender::new(settings.paths.runner.clone());
     let session = Session {
         audience: format!("{}/{}", settings.audience, key.thumbprint()),
         dialer: Dialer::new(&settings, &key)?,
@@ -142,14 +144,15 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
         heartbeats: heartbeats.subscribe(),
         outbox: outbox.clone(),
         inputs: inputs_in.clone(),
+        place: place.subscribe(),
         settings: settings.clone(),
     };
-    let looking = tokio::spawn(look(settings.limits.guards, settings.paths.runner.clone(), session.inputs.clone()));
+    let looking = tokio::spawn(look(Sampler::new(place.subscribe()), session.inputs.clone()));
     let lifetimes = watch::Sender::new(settings.maximum_lifetime);
     let limiting = tokio::spawn(last_resort::keep(ports.machine.clone(), lifetimes.subscribe()));
     let others = vec![serving, noticing, looking, recording, limiting];
     let tasks = Tasks { others, session: tokio::spawn(session.run()), preparing: None, collecting: None };
-    let mut driver = Driver {
+    let driver = Driver {
         base: settings.clone(),
         settings,
         ports,
@@ -159,16 +162,19 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
         reports,
         statuses,
         heartbeats,
+        place,
         lifetimes,
         answers: Some(answers),
         diagnostics,
         inputs: inputs_in,
         tasks,
     };
-    if driver.state.prepared.is_none() && driver.settings.pin_runner() {
-        driver.prepare();
-    }
     driver.drive(inputs, shutdown).await
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> AgentError + use<> {
+    let path = path.display().to_string();
+    move |source| AgentError::Io { path, source }
 }
 
 /// The registration this instance was given before. An unreadable marker counts as one: there is never a second.
@@ -178,11 +184,7 @@ fn registered(paths: &Paths) -> io::Result<Option<Registration>> {
 }
 
 /// Looks now and then how full the machine is.
-async fn look(guards: Guards, disk: PathBuf, inputs: mpsc::Sender<Input>) {
-    if !guards.need_figures() {
-        return;
-    }
-    let mut sampler = Sampler::new(disk);
+async fn look(mut sampler: Sampler, inputs: mpsc::Sender<Input>) {
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -198,7 +200,7 @@ struct Tasks {
     others: Vec<JoinHandle<()>>,
     session: JoinHandle<()>,
     /// What is prepared, and by whom.
-    preparing: Option<(Installation, JoinHandle<()>)>,
+    preparing: Option<((Installation, Jobs), JoinHandle<()>)>,
     collecting: Option<JoinHandle<()>>,
 }
 
@@ -223,6 +225,8 @@ struct Driver {
     reports: watch::Sender<v1::Report>,
     statuses: watch::Sender<Status>,
     heartbeats: watch::Sender<Duration>,
+    /// Where the runner works.
+    place: watch::Sender<PathBuf>,
     lifetimes: watch::Sender<Duration>,
     /// Gone once goodbye was said.
     answers: Option<mpsc::Sender<Answer>>,
@@ -235,6 +239,9 @@ impl Driver {
     async fn drive(mut self, mut inputs: mpsc::Receiver<Input>, stop: CancellationToken) -> Result<Ended, AgentError> {
         let mut snapshots = self.ports.supervisor.snapshots();
         snapshots.mark_changed();
+        if self.state.prepared.is_none() && self.settings.pin_runner() {
+            self.prepare();
+        }
         // What an earlier agent did not get to tell.
         self.tell(State::default()).await;
         self.publish();
@@ -248,7 +255,7 @@ impl Driver {
                     None
                 }
                 () = sleep_until(wake_at) => Some(Input::Tick),
-                () = stop.cancelled() => return Ok(Ended::Detached),
+                () = stop.cancelled() => return self.detach(snapshots).await,
                 Ok(()) = snapshots.changed() => snapshots.borrow_and_update().clone().map(|r| Input::Runner(Box::new(r))),
                 Some(input) = inputs.recv() => Some(input),
             };
@@ -257,6 +264,20 @@ impl Driver {
                 return self.power_off().await;
             }
         }
+    }
+
+    /// A runner goes on without the agent. What is known of one that has ended goes to the operator first: this may be the
+    /// machine's shutdown, and its disk goes with it.
+    async fn detach(mut self, mut snapshots: watch::Receiver<Option<Runner>>) -> Result<Ended, AgentError> {
+        let latest = snapshots.borrow_and_update().clone();
+        if let Some(runner) = latest {
+            self.step(Input::Runner(Box::new(runner))).await;
+        }
+        if self.state.registration.is_some() && !self.state.has_live_runner() {
+            let flushed = self.outbox.until_acked(self.told.last(), FLUSH_PATIENCE).await;
+            tracing::info!(flushed, "stopping after the runner's end");
+        }
+        Ok(Ended::Detached)
     }
 
     /// One input and all that follows from it; true when the machine is to go off.
@@ -316,6 +337,9 @@ impl Driver {
         {
             periods.send_if_modified(|current| std::mem::replace(current, period) != period);
         }
+        if let Some(Prepared { dir, .. }) = self.state.prepared.as_ref().filter(|p| !p.dir.as_os_str().is_empty()) {
+            self.place.send_if_modified(|current| (current != dir).then(|| current.clone_from(dir)).is_some());
+        }
     }
 
     /// All of it is checked before any of it holds.
@@ -331,7 +355,7 @@ impl Driver {
 
     /// What is being prepared already goes on; something else takes its place.
     fn prepare(&mut self) {
-        let wanted = self.settings.installation.clone();
+        let wanted = (self.settings.installation.clone(), self.settings.jobs.clone());
         if self.tasks.preparing.as_ref().is_some_and(|(current, _)| *current == wanted) {
             return;
         }
@@ -341,8 +365,8 @@ impl Driver {
         let preparation = Preparation {
             runners: self.ports.runners.clone(),
             machine: self.ports.machine.clone(),
-            installation: wanted.clone(),
-            jobs: self.settings.jobs.clone(),
+            installation: wanted.0.clone(),
+            jobs: wanted.1.clone(),
             metadata: Metadata::new(self.settings.metadata_host.clone()),
         };
         let task = tokio::spawn(preparation.run(self.inputs.clone()));
@@ -379,7 +403,8 @@ impl Driver {
 
     /// The marker comes first: a crash in between costs this machine, and so does a bad registration; never is there a
     /// second one.
-    async fn launch(&self, launch: Launch) -> Input {
+    async fn launch(&self, mut launch: Launch) -> Input {
+        launch.scripts = self.settings.hooks.clone();
         let command_id = launch.registration.command_id.clone();
         let marker = serde_json::to_vec(&launch.registration).unwrap_or_default();
         if let Err(error) = durable::create(&self.settings.paths.registration(), &marker) {

@@ -35,14 +35,6 @@ pub struct Thresholds {
     pub act: u8,
 }
 
-impl Guards {
-    /// Whether figures have to be looked at.
-    #[must_use]
-    pub fn need_figures(&self) -> bool {
-        self.disk != Thresholds::default() || self.memory != Thresholds::default()
-    }
-}
-
 /// What is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -3,13 +3,14 @@
 use std::{fs::File, io::Read, path::PathBuf};
 
 use miglet_proto::v1::Health;
+use tokio::sync::watch;
 
 use crate::guards::Figures;
 
 /// Reads figures; CPU is the share of busy time since the reading before.
 #[derive(Debug)]
 pub struct Sampler {
-    disk: PathBuf,
+    place: watch::Receiver<PathBuf>,
     buffer: Vec<u8>,
     before: Option<CpuTimes>,
 }
@@ -21,10 +22,10 @@ struct CpuTimes {
 }
 
 impl Sampler {
-    /// Figures of this machine, and of the file system that holds `disk`.
+    /// Figures of this machine, and of the file system that holds `place`, or will once it is there.
     #[must_use]
-    pub fn new(disk: PathBuf) -> Self {
-        let mut sampler = Self { disk, buffer: Vec::with_capacity(4096), before: None };
+    pub fn new(place: watch::Receiver<PathBuf>) -> Self {
+        let mut sampler = Self { place, buffer: Vec::with_capacity(4096), before: None };
         sampler.before = sampler.read("/proc/stat").and_then(cpu_times);
         sampler
     }
@@ -52,7 +53,8 @@ impl Sampler {
     }
 
     fn disk(&self) -> Option<(u64, u64)> {
-        let stat = rustix::fs::statvfs(&self.disk).ok()?;
+        let place = self.place.borrow();
+        let stat = place.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok())?;
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
         Some((total.saturating_sub(stat.f_bfree.saturating_mul(stat.f_frsize)), total))
     }
@@ -122,7 +124,8 @@ mod tests {
 
     #[test]
     fn this_machine_has_memory_and_a_disk() {
-        let health = Sampler::new("/".into()).sample();
+        let place = watch::Sender::new(PathBuf::from("/not/there/yet"));
+        let health = Sampler::new(place.subscribe()).sample();
         assert!(health.memory_total_bytes > health.memory_used_bytes && health.memory_used_bytes > 0);
         assert!(health.disk_total_bytes >= health.disk_used_bytes && health.disk_total_bytes > 0);
     }

@@ -132,6 +132,23 @@ mod tests {
 
     use super::*;
 
+    #[tokio::test(start_paused = true)]
+    async fn a_supervisor_that_never_answers_costs_two_seconds() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("hook.sock");
+        let listener = tokio::net::UnixListener::bind(&path).expect("bound");
+        let silent = tokio::spawn(async move {
+            let stream = listener.accept().await;
+            std::future::pending::<()>().await;
+            drop(stream);
+        });
+        let message = Message::from_environment(Event::JobStarted, |_| None);
+        let begun = tokio::time::Instant::now();
+        send(&path, &message).await;
+        assert_eq!(begun.elapsed(), Duration::from_secs(2));
+        silent.abort();
+    }
+
     #[test]
     fn the_environment_of_a_hook_names_the_job() {
         let message = Message::from_environment(Event::JobStarted, |name| {

@@ -2,15 +2,15 @@
 //! verified and unpacked.
 //!
 //! ```text
-//!  runner-dir acceptable? --yes--> use it
+//!  image's, of an acceptable version? --yes--> use it
 //!        | no
-//!  cache holds version and hash? --yes--> use it
+//!  one in the cache, of an acceptable version? --yes--> use the latest; what is there is whole and was verified
 //!        | no
 //!  each source in order: space? -> fetch, resumed -> SHA-256 -> unpack -> rename into the cache, remove the others
 //! ```
 //!
-//! Without a configured version whatever is in the image is used, and nothing is ever fetched. The hash stands in the
-//! settings, not beside the archive, so a source may be any mirror: it can refuse a runner, not replace it.
+//! Without a configured version anything there will do, and nothing is ever fetched. The hash stands in the settings, not
+//! beside the archive, so a source may be any mirror: it can refuse a runner, not replace it.
 
 mod archive;
 mod cache;
@@ -19,7 +19,12 @@ mod libraries;
 mod source;
 mod version;
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use http::Uri;
 use tokio::{process::Command, time::timeout};
@@ -33,7 +38,7 @@ pub use libraries::{Linker, Missing};
 pub use source::{Sha256, architecture, redacted, sources};
 pub use version::Version;
 
-use cache::is_runner;
+use cache::{LISTENER, is_runner};
 pub(crate) use download::free_space;
 
 /// .NET starts slowly on a cold disk.
@@ -46,27 +51,23 @@ pub struct Installation {
     pub runner_dir: PathBuf,
     /// Where fetched ones go.
     pub cache_dir: PathBuf,
-    /// Unset: the image's, whatever it is.
-    pub wanted: Option<Wanted>,
+    /// The version that will do.
+    pub version: Option<Version>,
+    /// The oldest one that is there that will do as well. With neither any will.
+    pub minimum: Option<Version>,
+    /// What is fetched when none is there that will do; unset: nothing can be.
+    pub archive: Option<Archive>,
 }
 
 /// A runner that may have to be fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct Archive {
     /// Its version.
     pub version: Version,
-    /// The oldest one in the image that will do as well.
-    pub minimum: Option<Version>,
-    /// Of its archive.
+    /// Of the file.
     pub sha256: Sha256,
-    /// In order of preference; none: it cannot be fetched.
+    /// In order of preference.
     pub sources: Vec<Uri>,
-}
-
-impl Wanted {
-    fn accepts(&self, baked_in: Version) -> bool {
-        baked_in == self.version || self.minimum.is_some_and(|minimum| minimum <= baked_in)
-    }
 }
 
 /// A runner that can be started.
@@ -76,7 +77,7 @@ pub struct Installed {
     pub dir: PathBuf,
     /// Where it came from.
     pub origin: Origin,
-    /// Its version, where one was asked for.
+    /// Its version, where it mattered.
     pub version: Option<Version>,
 }
 
@@ -114,6 +115,15 @@ pub enum InstallError {
     /// Neither there nor asked for.
     #[error("there is no runner in {0}: bake one in, or set runner-version and runner-sha256")]
     Nothing(String),
+    /// There is none that will do, and what would cannot be fetched.
+    #[error(
+        "no runner {wanted} is on this machine, and without its SHA-256 none can be fetched: bake one in, or set \
+         spec.runner.checksums on the pool or runner-sha256 here"
+    )]
+    Unacceptable {
+        /// Which one would do.
+        wanted: String,
+    },
     /// There, but it could not be started.
     #[error("{0}/bin/Runner.Listener is not executable: unpack the runner again, as root, and do not copy it")]
     NotExecutable(String),
@@ -135,59 +145,90 @@ impl Installation {
         if let Some(installed) = self.present().await {
             return Ok(installed);
         }
-        let nothing = || {
-            let dir = self.runner_dir.display().to_string();
-            let there = self.runner_dir.join("bin/Runner.Listener").exists();
-            if there { InstallError::NotExecutable(dir) } else { InstallError::Nothing(dir) }
-        };
-        let wanted = self.wanted.as_ref().ok_or_else(nothing)?;
+        let archive = self.archive.as_ref().ok_or_else(|| self.lacking())?;
         let cache = cache::Cache::new(&self.cache_dir);
         let _lock = cache.lock()?;
-        let installed = fetch(&cache, wanted).await?;
+        let installed = fetch(&cache, archive).await?;
         if prune {
             cache.prune(&installed.dir)?;
         }
         Ok(installed)
     }
 
+    fn lacking(&self) -> InstallError {
+        let dir = self.runner_dir.display().to_string();
+        match (self.version, self.minimum) {
+            (_, Some(minimum)) => InstallError::Unacceptable { wanted: format!("{minimum} or later") },
+            (Some(version), None) => InstallError::Unacceptable { wanted: version.to_string() },
+            (None, None) if self.runner_dir.join(LISTENER).exists() => InstallError::NotExecutable(dir),
+            (None, None) => InstallError::Nothing(dir),
+        }
+    }
+
     /// A runner that will do and need not be fetched.
     pub async fn present(&self) -> Option<Installed> {
-        let image = |version| Installed { dir: self.runner_dir.clone(), origin: Origin::Image, version };
-        let Some(wanted) = &self.wanted else { return is_runner(&self.runner_dir).then(|| image(None)) };
-        if let Some(version) = self.baked_in().await.filter(|version| wanted.accepts(*version)) {
-            return Some(image(Some(version)));
+        if is_runner(&self.runner_dir) {
+            let any = self.version.is_none() && self.minimum.is_none();
+            // .NET takes a second to say it, and a runner that is started says it anyway.
+            let version = if any { None } else { self.baked_in().await };
+            if any || version.is_some_and(|version| self.accepts(version)) {
+                return Some(Installed { dir: self.runner_dir.clone(), origin: Origin::Image, version });
+            }
         }
-        let entry = cache::Cache::new(&self.cache_dir).entry(wanted);
-        let version = Some(wanted.version);
-        is_runner(&entry).then_some(Installed { dir: entry, origin: Origin::Cache, version })
+        let mut entries = cache::Cache::new(&self.cache_dir).entries();
+        entries.retain(|entry| self.accepts(entry.version) && self.is_the_one(entry));
+        let latest = entries.into_iter().max_by_key(|entry| entry.version)?;
+        Some(Installed { dir: latest.dir, origin: Origin::Cache, version: Some(latest.version) })
+    }
+
+    fn accepts(&self, version: Version) -> bool {
+        match (self.version, self.minimum) {
+            (None, None) => true,
+            (exactly, minimum) => exactly == Some(version) || minimum.is_some_and(|minimum| minimum <= version),
+        }
+    }
+
+    /// Of the version that is named with its hash, only what was unpacked from that very archive.
+    fn is_the_one(&self, entry: &cache::Entry) -> bool {
+        let named = self.archive.as_ref().filter(|archive| archive.version == entry.version);
+        named.is_none_or(|archive| entry.dir == cache::Cache::new(&self.cache_dir).entry(archive))
     }
 
     /// The version of the image's runner, as it says itself.
     async fn baked_in(&self) -> Option<Version> {
-        if !is_runner(&self.runner_dir) {
-            return None;
+        let mut command = Command::new(self.runner_dir.join(LISTENER));
+        command.arg("--version").current_dir(&self.runner_dir).stdin(Stdio::null()).kill_on_drop(true);
+        // Once it was a job's, what is in there may be anything: it is run as whoever could have put it there.
+        if let Some((user, group)) = owner(&self.runner_dir) {
+            command.uid(user).gid(group);
         }
-        let mut command = Command::new(self.runner_dir.join("bin/Runner.Listener"));
-        let command = command.arg("--version").current_dir(&self.runner_dir).stdin(Stdio::null()).kill_on_drop(true);
         let output = timeout(VERSION_TIMEOUT, command.output()).await.ok()?.ok()?;
         String::from_utf8_lossy(&output.stdout).trim().parse().ok()
     }
 }
 
-async fn fetch(cache: &cache::Cache, wanted: &Wanted) -> Result<Installed, InstallError> {
+/// Who but root owns the runner, or the folder it is in.
+fn owner(dir: &Path) -> Option<(u32, u32)> {
+    let root = rustix::process::geteuid().is_root();
+    let places = [dir.to_owned(), dir.join("bin"), dir.join(LISTENER)].into_iter().filter(|_| root);
+    places
+        .filter_map(|place| place.metadata().ok())
+        .find(|found| found.uid() != 0)
+        .map(|found| (found.uid(), found.gid()))
+}
+
+async fn fetch(cache: &cache::Cache, archive: &Archive) -> Result<Installed, InstallError> {
     let client = Client::new()?;
-    let download = download::Download { client: &client, part: cache.part(wanted), wanted: wanted.sha256, free_space };
+    let download =
+        download::Download { client: &client, part: cache.part(archive), wanted: archive.sha256, free_space };
     let mut reasons = Vec::new();
-    if wanted.sources.is_empty() {
-        reasons.push("its SHA-256 is not known here, so only the machine's image can have it".to_owned());
-    }
-    for source in &wanted.sources {
+    for source in &archive.sources {
         match download.from(source).await {
             Ok(()) => {
-                let dir = adopt(cache.clone(), wanted.clone()).await?;
+                let dir = adopt(cache.clone(), archive.clone()).await?;
                 // Not worth failing for: pruned with the next one.
-                std::fs::remove_file(cache.part(wanted)).ok();
-                let (origin, version) = (Origin::Source(crate::fetch::host(source)), Some(wanted.version));
+                std::fs::remove_file(cache.part(archive)).ok();
+                let (origin, version) = (Origin::Source(crate::fetch::host(source)), Some(archive.version));
                 return Ok(Installed { dir, origin, version });
             }
             Err(error) => {
@@ -197,13 +238,13 @@ async fn fetch(cache: &cache::Cache, wanted: &Wanted) -> Result<Installed, Insta
             }
         }
     }
-    Err(InstallError::Sources { version: wanted.version, reasons })
+    Err(InstallError::Sources { version: archive.version, reasons })
 }
 
 /// Seconds of work, so not on the thread that everything else runs on.
-async fn adopt(cache: cache::Cache, wanted: Wanted) -> Result<PathBuf, CacheError> {
-    let size = cache.part(&wanted).metadata().map_or(0, |part| part.len());
-    let work = move || cache.adopt(&wanted, download::allowance(size));
+async fn adopt(cache: cache::Cache, archive: Archive) -> Result<PathBuf, CacheError> {
+    let size = cache.part(&archive).metadata().map_or(0, |part| part.len());
+    let work = move || cache.adopt(&archive, download::allowance(size));
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| {
         Err(CacheError::Io { path: "unpacking".to_owned(), source: std::io::Error::other(error) })

@@ -18,7 +18,7 @@ use miglet_agent::{
     logging, machine,
     metadata::Metadata,
     paths::Paths,
-    settings::{self, Collected, Environment, Flags, Settings, SettingsError, reference},
+    settings::{self, Collected, Environment, Flags, KEYS, Settings, SettingsError, reference},
     shim, status,
 };
 use rustix::process::DumpableBehavior;
@@ -230,7 +230,8 @@ async fn load(flags: &Flags) -> Result<Settings, SettingsError> {
     loop {
         match settings::load(flags, &environment()).await {
             Err(SettingsError::Metadata(error)) => {
-                tracing::warn!(%error, "cannot read the settings yet");
+                let problems = Collected::new(flags, &environment()).problems().join("; ");
+                tracing::warn!(%error, problems, "cannot read the settings yet");
                 tokio::time::sleep(backoff.wait()).await;
             }
             other => return other,
@@ -279,8 +280,11 @@ async fn show_config(flags: &Flags, json: bool) -> Result<(), BoxError> {
         writeln!(io::stdout(), "{}", serde_json::to_string(&sourced)?)?;
     } else {
         writeln!(io::stdout(), "{:<25} {:<12} VALUE", "KEY", "FROM")?;
-        for setting in sourced {
+        for setting in &sourced {
             writeln!(io::stdout(), "{:<25} {:<12} {}", setting.key, setting.source, setting.value)?;
+        }
+        for key in KEYS.iter().filter(|key| !sourced.iter().any(|setting| setting.key == key.name)) {
+            writeln!(io::stdout(), "{:<25} {:<12}", key.name, "unset")?;
         }
     }
     let unasked = asked.err().map(|error| error.to_string());

@@ -57,8 +57,8 @@ fn runner_values(runner: &v1::RunnerSettings) -> Vec<(&'static str, String)> {
     let archive = runner.archives.iter().find(|archive| archive.architecture == architecture());
     let mut values = vec![
         ("runner-metadata-access", access(runner.metadata_access).to_owned()),
-        ("job-started-hook", runner.job_started_hook.clone()),
-        ("job-completed-hook", runner.job_completed_hook.clone()),
+        ("hook-job-started", runner.job_started_hook.clone()),
+        ("hook-job-completed", runner.job_completed_hook.clone()),
     ];
     // Without a hash nothing can be fetched: what is in the image will do, unless a user asked for a certain version.
     if archive.is_some() || runner.required {
@@ -115,6 +115,27 @@ mod tests {
         let required = of(v1::RunnerSettings { required: true, ..offered });
         assert_eq!(required.get("runner-version").map(String::as_str), Some("2.336.0"));
         assert_eq!(required.get("runner-sha256"), None);
+    }
+
+    /// A name of no key would be left out without a word.
+    #[test]
+    fn everything_an_operator_can_say_is_a_key_of_ours() {
+        let threshold = Some(v1::Threshold { warn_percent: 1, act_percent: 2 });
+        let guards = v1::Guards { max_runtime_seconds: 60, disk: threshold, memory: threshold };
+        let agent = v1::AgentConfig { heartbeat_period_seconds: 5, log_level: 4, guards: Some(guards) };
+        let runner = v1::RunnerSettings {
+            version: "2.336.0".into(),
+            minimum_version: "2.330.0".into(),
+            required: true,
+            archives: vec![archive(architecture())],
+            sources: vec!["https://bucket/r".into()],
+            metadata_access: 1,
+            job_started_hook: "/a.sh".into(),
+            job_completed_hook: "/b.sh".into(),
+        };
+        let named = agent_values(&agent).into_iter().chain(runner_values(&runner)).collect::<Vec<_>>();
+        let settings = v1::Settings { agent: Some(agent), runner: Some(runner), ..v1::Settings::default() };
+        assert_eq!(values(&settings), named);
     }
 
     #[test]

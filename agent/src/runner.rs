@@ -32,6 +32,9 @@ pub struct Runner {
     /// It was offered a job that was gone, so it waits for ever: its registration is used up. A hint.
     #[serde(default)]
     pub ghost: bool,
+    /// Its version, as it says itself; empty until then.
+    #[serde(default)]
+    pub version: String,
     /// The listener's last lines.
     pub lines: Vec<String>,
 }

@@ -5,7 +5,7 @@
 //! Events are sent from the oldest unacked one on in each new session, and before the report that shows the same: what an
 //! operator writes because of a report then has the event's number with it.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use miglet_proto::{
     PROTOCOL_MINOR,
@@ -86,6 +86,8 @@ pub struct Session {
     pub outbox: Outbox,
     /// To the driver.
     pub inputs: mpsc::Sender<Input>,
+    /// Where the runner works.
+    pub place: watch::Receiver<PathBuf>,
 }
 
 /// An open stream.
@@ -101,7 +103,7 @@ impl Session {
     /// for long, and a refusal may be its mistake.
     pub async fn run(mut self) {
         let metadata = Metadata::new(self.settings.metadata_host.clone());
-        let mut sampler = Sampler::new(self.settings.paths.runner.clone());
+        let mut sampler = Sampler::new(self.place.clone());
         let (mut backoff, mut told) = (Backoff::default(), String::new());
         loop {
             while self.answers.try_recv().is_ok() {}

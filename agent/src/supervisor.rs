@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::{preparation::Prepared, runner::Runner};
+use crate::{hook::Scripts, preparation::Prepared, runner::Runner};
 
 pub use shim::Shim;
 
@@ -30,6 +30,8 @@ pub struct Launch {
     pub registration: Registration,
     /// The encoded JIT config.
     pub jit_config: SecretString,
+    /// The user's own around each job, as they are wanted when it starts.
+    pub scripts: Scripts,
 }
 
 /// The runner could not be started.

@@ -29,10 +29,16 @@ pub fn report(state: &State) -> v1::Report {
         notice: state.notice.map_or(v1::Notice::Unspecified, notice).into(),
         guard: state.watch.alarm().map(guard),
         settings_revision: state.settings_revision.clone(),
-        runner_version: state.prepared.as_ref().map(|prepared| prepared.version.clone()).unwrap_or_default(),
+        runner_version: version(state).to_owned(),
         log_level: level(state.log_level()).into(),
         ghost: runner.is_some_and(|runner| runner.ghost && runner.job.is_none()),
     }
+}
+
+/// What the runner itself says, else what was prepared.
+fn version(state: &State) -> &str {
+    let own = state.runner.as_ref().map(|runner| runner.version.as_str()).filter(|version| !version.is_empty());
+    own.or_else(|| state.prepared.as_ref().map(|prepared| prepared.version.as_str())).unwrap_or_default()
 }
 
 fn notice(notice: Notice) -> v1::Notice {

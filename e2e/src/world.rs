@@ -33,7 +33,7 @@ use self::service::Service;
 pub use self::{
     expect::{Fleet, Held},
     history::History,
-    operator::{Intervals, Operator},
+    operator::{Intervals, Operator, signal_hook},
     wait::{Patience, Waited},
 };
 use crate::{

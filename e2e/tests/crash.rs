@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -20,7 +20,7 @@ use kube::{
 use miglet_e2e::{
     faults::{Action, Faults, Rule},
     github::{JobId, JobStatus},
-    world::{Intervals, Patience, World, WorldOptions},
+    world::{Intervals, Patience, World, WorldOptions, signal_hook},
 };
 use miglet_operator::crd::{RunnerPool, RunnerVm};
 use rustix::process::Signal;
@@ -118,18 +118,25 @@ struct Siege {
     /// Kills to come, last first: whether the effect happens.
     kills: Vec<bool>,
     fired: Vec<Arc<AtomicBool>>,
+    /// Whom the next kill is for.
+    process: Arc<AtomicU32>,
 }
 
 impl Siege {
     async fn start(effect: Effect) -> Result<Self> {
         let world = World::start(WorldOptions { intervals: intervals(), ..WorldOptions::default() }).await?;
-        Ok(Self { world, effect, kills: vec![true, false], fired: Vec::new() })
+        Ok(Self { world, effect, kills: vec![true, false], fired: Vec::new(), process: Arc::default() })
     }
 
+    /// An operator that ended for want of its lease, on a busy machine, was not killed: the kill waits for its successor.
     fn arm(&mut self) -> Result {
-        let Some(after) = self.kills.pop() else { return Ok(()) };
         let operator = self.world.operators.first().ok_or("no operator to kill")?;
-        let (kill, fired) = operator.signal_hook(Signal::KILL);
+        self.process.store(operator.id(), Ordering::SeqCst);
+        if self.fired.last().is_some_and(|fired| !fired.load(Ordering::SeqCst)) {
+            return Ok(());
+        }
+        let Some(after) = self.kills.pop() else { return Ok(()) };
+        let (kill, fired) = signal_hook(&self.process, Signal::KILL);
         self.fired.push(fired);
         let rule = self.effect.rule(if after { Action::CallAfter(kill) } else { Action::CallInstead(kill) });
         let faults = self.effect.faults(&self.world);

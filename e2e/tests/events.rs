@@ -15,8 +15,11 @@ type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + 
 
 /// A world with a busy VM, whose operator is soon replaced.
 async fn busy() -> Result<(World, History, Held)> {
-    let intervals =
-        Intervals { lease: 2.0, request_timeout: 1.5, absence: 1.2, idle_sighting: 1.2, ..Intervals::default() };
+    busy_under(Intervals { lease: 2.0, request_timeout: 1.5, absence: 1.2, idle_sighting: 1.2, ..Intervals::default() })
+        .await
+}
+
+async fn busy_under(intervals: Intervals) -> Result<(World, History, Held)> {
     let world = World::start(WorldOptions { intervals, ..WorldOptions::default() }).await?;
     let history = world.record().await?;
     world.apply_pool("linux", 1, json!({})).await?;
@@ -111,6 +114,21 @@ async fn an_operator_killed_after_it_told_the_pool_of_a_result_does_not_tell_it_
     Patience::default().until("the kill", || async { killed() }, |killed| *killed).await?;
     world.restart_operator().await?;
     told_once(&world, &history, &held).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_is_told_as_soon_as_events_are_taken_again() -> Result {
+    let (world, history, held) = busy_under(Intervals::default()).await?;
+    let status =
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "InternalError", "code": 500});
+    let refuse = Action::Answer { status: 500, body: status, headers: Vec::new() };
+    // At the end of its life, and when its object goes.
+    world.proxy.faults().add(Rule::path("/events", refuse).method("POST").times(2));
+    world.let_go(&held).await?;
+    told_once(&world, &history, &held).await?;
+    let jobs = format!("miglet_jobs_finished_total{{namespace=\"{}\",pool=\"linux\"", world.namespace);
+    assert_eq!(world.figure(&jobs).await?, 1);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

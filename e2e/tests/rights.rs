@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use miglet_e2e::{
     faults::{Action, Rule},
@@ -57,6 +57,28 @@ async fn scale(world: &World, replicas: i32) -> Result {
     Ok(())
 }
 
+/// Somebody asks for a VM's diagnostics: what came is the user's to read, and goes with the VM. Where the operator may not
+/// keep them, it says who can change that, and gives up.
+async fn diagnostics(world: &World) -> Result {
+    let vm = world.idle("linux", 2).await?.pop_first().ok_or("nobody")?;
+    let forbidden =
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403});
+    let forbidden = Action::Answer { status: 403, body: forbidden, headers: Vec::new() };
+    world.proxy.faults().add(Rule::path("/configmaps", forbidden).method("POST").times(1));
+    let ask = |id: &str| format!("miglet.dev/collect-diagnostics={id}");
+    world.kubectl(&["annotate", "rvm", &vm, &ask("first")]).await?;
+    let told = world.event(&["DiagnosticsNotKept", "--clusterrole=miglet-pool-credentials", &world.namespace]).await?;
+    assert!(told.ends_with("another id"), "cut: {told}");
+    world.kubectl(&["annotate", "rvm", &vm, &ask("second"), "--overwrite"]).await?;
+    let name = format!("{vm}-diagnostics-second");
+    world.event(&["DiagnosticsCollected", &name]).await?;
+    let found = world.api::<ConfigMap>().get(&name).await?;
+    assert!(found.data.iter().flatten().any(|(_, text)| !text.is_empty()), "{found:?}");
+    assert!(found.metadata.owner_references.iter().flatten().any(|owner| owner.name == vm), "{found:?}");
+    assert!(world.api::<ConfigMap>().get_opt(&format!("{vm}-diagnostics-first")).await?.is_none());
+    Ok(())
+}
+
 /// A life in which everything happens once that needs a right.
 async fn life() -> Result<World> {
     let mut world = World::start(WorldOptions { operator: false, ..WorldOptions::default() }).await?;
@@ -73,6 +95,7 @@ async fn life() -> Result<World> {
     world.condition_is("odd", "Ready", "False", "Unreadable").await?;
     world.apply_pool("linux", 2, json!({})).await?;
     world.idle("linux", 2).await?;
+    diagnostics(&world).await?;
     let id = world.github.queue_job(World::job("echo hello"));
     world.github.wait_job(id, Duration::from_secs(60)).await?;
     world.idle("linux", 2).await?;

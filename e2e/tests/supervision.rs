@@ -81,7 +81,13 @@ impl Supervised {
         let snapshots = shim.snapshots();
         let prepared = Prepared { dir: settings.paths.runner.clone(), version: String::new() };
         let registration = Registration { command_id: "r1".into(), runner_name: "one".into(), runner: prepared };
-        shim.start(Launch { registration, jit_config: SecretString::from(jit.to_owned()) }).await.unwrap();
+        shim.start(Launch {
+            registration,
+            jit_config: SecretString::from(jit.to_owned()),
+            scripts: settings.hooks.clone(),
+        })
+        .await
+        .unwrap();
         Self { id, shim, snapshots, _folder: folder }
     }
 

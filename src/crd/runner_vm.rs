@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AgentSettings, GitHub, GroupRef, KubeCondition, KubeTime, Lifecycle, RunnerSettings, Template};
+use super::{GitHub, GroupRef, KubeCondition, KubeTime, Lifecycle, RunnerSettings, Template};
 
 /// What this VM was made from.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -53,9 +53,6 @@ pub struct RunnerVmSpec {
     /// Deadlines, as the pool said when this VM was made.
     #[serde(default)]
     pub lifecycle: Lifecycle,
-    /// How the agent works, as the pool said when this VM was made. What the pool says now reaches the agent as well.
-    #[serde(default)]
-    pub agent: AgentSettings,
     /// Which runner is started, and how, as the pool said when this VM was made.
     #[serde(default)]
     pub runner: RunnerSettings,

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{clock::Clock, compute::Observe, crd::GitHub};
 
-/// The ClusterRole that lets the operator read a pool's Secret, bound in the pool's namespace.
+/// The ClusterRole that lets the operator read a pool's Secret and keep diagnostics, bound in the pool's namespace.
 pub const CREDENTIALS_ROLE: &str = "miglet-pool-credentials";
 /// How long a Secret that could not be read is not tried again: long enough to spare the API server, short enough for
 /// somebody who is mending it.
@@ -78,11 +78,7 @@ pub enum CredentialsError {
         name: String,
     },
     /// The operator may not read it.
-    #[error(
-        "the operator may not read Secret {namespace}/{name}: run `kubectl create rolebinding {role} \
-         --clusterrole={role} --serviceaccount={service_account} --namespace={namespace}`",
-        role = CREDENTIALS_ROLE
-    )]
+    #[error("the operator may not read Secret {namespace}/{name}: run {}", grant(service_account, namespace))]
     Forbidden {
         /// Namespace of the Secret.
         namespace: String,
@@ -152,6 +148,13 @@ impl CredentialsError {
     pub fn is_withheld(&self) -> bool {
         matches!(self, Self::NotFound { .. } | Self::Forbidden { .. })
     }
+}
+
+fn grant(service_account: &str, namespace: &str) -> String {
+    format!(
+        "`kubectl create rolebinding {CREDENTIALS_ROLE} --clusterrole={CREDENTIALS_ROLE} \
+         --serviceaccount={service_account} --namespace={namespace}`"
+    )
 }
 
 /// Name of a Secret: namespace, name.
@@ -243,6 +246,12 @@ impl Forges {
             Ok(Err(error)) => Err(CredentialsError::Unreadable { namespace, name, source: Arc::new(error) }),
             Err(_) => Err(CredentialsError::Unanswered { namespace, name, after }),
         }
+    }
+
+    /// What the owner of a namespace runs to let the operator do there what it must not do everywhere.
+    #[must_use]
+    pub fn grant(&self, namespace: &str) -> String {
+        grant(&self.0.config.service_account, namespace)
     }
 
     /// The client for these contents and this scope; drops those nobody asked for in a while.

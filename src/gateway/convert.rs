@@ -229,7 +229,7 @@ pub(super) fn wire(id: String, command: Command) -> v1::Command {
 pub(super) fn wire_settings(settings: Settings) -> v1::Settings {
     v1::Settings {
         revision: settings.revision,
-        agent: Some(wire_agent(&settings.agent)),
+        agent: settings.agent.as_ref().map(wire_agent),
         runner: settings.runner.map(wire_runner),
     }
 }

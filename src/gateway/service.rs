@@ -31,7 +31,7 @@ use super::{
     report::{Command, Report},
     server::GatewayConfig,
     sessions::{Introduction, Session},
-    settings::settings,
+    settings::{heartbeat, settings},
 };
 use crate::{
     crd::{RunnerVm, conditions::cut},
@@ -205,13 +205,15 @@ impl Inner {
     /// What the VM's agent is to know first. Its settings are those of the moment: what changes later is sent as a command.
     fn welcome(&self, vm: &Key) -> Welcome {
         let object = self.attestor.vm(vm);
-        let wanted = object.map(|vm| {
+        let wanted = object.as_ref().map(|vm| {
             let policy = self.attestor.sessions.policy(&vm.spec.pool.uid);
             settings(&vm.spec, policy.as_ref())
         });
+        let usual = i32::try_from(self.config.heartbeat_period.as_secs()).unwrap_or(i32::MAX);
+        let period = object.map_or(usual, |vm| heartbeat(&vm.spec, usual));
         Welcome {
             vm_name: vm.name.clone(),
-            heartbeat_period_seconds: u32::try_from(self.config.heartbeat_period.as_secs()).unwrap_or(u32::MAX),
+            heartbeat_period_seconds: u32::try_from(period).unwrap_or_default(),
             protocol_minor: PROTOCOL_MINOR,
             settings: wanted.map(convert::wire_settings),
         }

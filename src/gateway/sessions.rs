@@ -4,7 +4,7 @@
 //! dies late never touches its successor. What was last reported outlives the connection: silence is not news.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -21,8 +21,8 @@ use crate::wakes::{Key, Wakes};
 
 /// Commands that may wait for a slow connection; more are refused.
 const COMMAND_QUEUE: usize = 8;
-/// Acks kept of one agent; it can send any number.
-const ACKS: usize = 64;
+/// Commands of which an ack is kept: the latest. An order that is still waited for is sent again when its ack is not there.
+const ASKED: usize = 64;
 
 /// What the VM controller sees of an agent.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -61,6 +61,8 @@ struct Entry {
     generation: u64,
     view: AgentView,
     commands: mpsc::Sender<(String, Command)>,
+    /// Ids of what was sent, oldest first: an agent can ack anything, any number of times.
+    asked: VecDeque<String>,
     acks: watch::Sender<u64>,
 }
 
@@ -74,6 +76,19 @@ pub struct Introduction {
 }
 
 impl Entry {
+    /// An ack of this command counts from now on, one of the oldest does not any more.
+    fn ask(&mut self, id: &str) {
+        if self.asked.iter().any(|asked| asked == id) {
+            return;
+        }
+        self.asked.push_back(id.to_owned());
+        if self.asked.len() > ASKED
+            && let Some(oldest) = self.asked.pop_front()
+        {
+            self.view.acks.remove(&oldest);
+        }
+    }
+
     /// Takes in what is known now. Whether that can change a decision.
     fn advance(&mut self, next: Report, now: Timestamp) -> bool {
         let view = &mut self.view;
@@ -150,9 +165,10 @@ impl Sessions {
             diagnostics: before.and_then(|view| view.diagnostics.clone()),
             report,
         };
+        let asked = table.entries.get(&vm).map(|entry| entry.asked.clone()).unwrap_or_default();
         table.unsupported.remove(&vm);
         let acks = watch::Sender::new(view.events.acked());
-        table.entries.insert(vm.clone(), Entry { generation, view, commands, acks });
+        table.entries.insert(vm.clone(), Entry { generation, view, commands, asked, acks });
         drop(table);
         self.wakes.wake(vm.clone());
         (Session { vm, generation }, receiver)
@@ -177,10 +193,10 @@ impl Sessions {
 
     /// Takes the answer to a command in; the first one counts.
     pub fn acked(&self, session: &Session, (id, ack): (String, Ack)) {
-        let changed = self.update(session, |view| {
-            let news = view.acks.len() < ACKS && !view.acks.contains_key(&id);
+        let changed = self.update(session, |entry| {
+            let news = entry.asked.contains(&id) && !entry.view.acks.contains_key(&id);
             if news {
-                view.acks.insert(id, ack);
+                entry.view.acks.insert(id, ack);
             }
             news
         });
@@ -191,8 +207,8 @@ impl Sessions {
 
     /// Takes a piece of diagnostics in; wakes the controller when they are whole.
     pub fn diagnosed(&self, session: &Session, chunk: Chunk) {
-        let whole = self.update(session, |view| {
-            let Some(found) = view.diagnostics.as_mut().filter(|found| !found.complete) else { return false };
+        let whole = self.update(session, |entry| {
+            let Some(found) = entry.view.diagnostics.as_mut().filter(|found| !found.complete) else { return false };
             let found = Arc::make_mut(found);
             found.take(chunk);
             found.complete
@@ -203,10 +219,10 @@ impl Sessions {
     }
 
     /// Changes what is known of an agent while this session is the one that speaks for it.
-    fn update(&self, session: &Session, change: impl FnOnce(&mut AgentView) -> bool) -> bool {
+    fn update(&self, session: &Session, change: impl FnOnce(&mut Entry) -> bool) -> bool {
         let mut table = self.lock();
         let entry = table.entries.get_mut(&session.vm).filter(|e| e.generation == session.generation);
-        entry.is_some_and(|entry| change(&mut entry.view))
+        entry.is_some_and(change)
     }
 
     /// The diagnostics that came are kept elsewhere now.
@@ -337,6 +353,7 @@ impl Sessions {
             mpsc::error::TrySendError::Full(_) => SendError::Full,
             mpsc::error::TrySendError::Closed(_) => SendError::NotConnected,
         })?;
+        entry.ask(id);
         if collects {
             entry.view.diagnostics = Some(Arc::new(Diagnostics::awaited(id)));
         }
@@ -489,6 +506,25 @@ mod tests {
         assert_eq!(sessions.forget(&vm), [EventKind::JobCompleted]);
         assert_eq!(*acks.borrow(), 9);
         assert_eq!(sessions.event(&session, &event(10, EventKind::Error), now()), Heard::Gone);
+    }
+
+    #[test]
+    fn only_what_was_asked_is_answered_and_the_latest_answers_stay() {
+        let sessions = Sessions::default();
+        let vm = Key::new("ci", "vm");
+        let (session, mut commands) = sessions.open(vm.clone(), Introduction::default(), Report::default(), now());
+        for number in 0..200 {
+            sessions.acked(&session, (format!("never-{number}"), Ack { refusal: None }));
+        }
+        for number in 0..=ASKED {
+            let id = format!("c{number}");
+            sessions.send(&vm, &id, Command::CollectDiagnostics).expect("sent");
+            commands.try_recv().expect("received");
+            sessions.acked(&session, (id, Ack { refusal: None }));
+        }
+        let acks = sessions.view(&vm).expect("there").acks;
+        assert_eq!(acks.len(), ASKED);
+        assert!(!acks.contains_key("c0") && acks.contains_key("c1") && acks.contains_key(&format!("c{ASKED}")));
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! What the operator wants of an agent: pure, from a VM's snapshot and what its pool says now.
 //!
 //! ```text
-//!   RunnerVM.spec.agent ──┐  (until the pool was looked at)
-//!   RunnerPool.spec.agent ┴> agent  ┐
+//!   RunnerPool.spec.agent ─> agent  ┐
 //!   RunnerVM.spec.runner ──> runner ┴─> Settings { revision } ──> Welcome, UpdateConfig ──> the agent's reports
 //!   the forge's offer ─────┘                                                               repeat the revision
 //! ```
@@ -10,6 +9,9 @@
 //! How an agent works follows the pool, because changing it harms no job. Which runner it starts is the VM's snapshot:
 //! a change there replaces VMs. The offer is not part of the snapshot: a version that GitHub has withdrawn since is no
 //! use to a VM that boots now.
+//!
+//! Nothing is said before this process has looked at the pool, and a VM has no copy of `agent`: one may be days old, and
+//! guards that were raised since would be low again for a moment and cut the job they were raised for.
 
 use aws_lc_rs::digest;
 use serde::Serialize;
@@ -32,13 +34,13 @@ pub struct Policy {
 }
 
 /// What the operator wants of one agent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Settings {
-    /// Names this content.
+    /// Names this content; empty while it has none.
     pub revision: String,
-    /// How it works.
-    pub agent: AgentSettings,
-    /// Which runner it starts; `None` while the pool was not looked at.
+    /// How it works; `None` while the pool was not looked at.
+    pub agent: Option<AgentSettings>,
+    /// Which runner it starts; `None` as long.
     pub runner: Option<RunnerChoice>,
 }
 
@@ -67,11 +69,23 @@ pub struct Archive {
 /// What is wanted of the agent of a VM.
 #[must_use]
 pub fn settings(spec: &RunnerVmSpec, policy: Option<&Policy>) -> Settings {
-    let agent = policy.map_or(&spec.agent, |policy| &policy.agent).clone();
-    let runner = policy.map(|policy| choose(&spec.runner, policy.offer.as_ref()));
-    let mut settings = Settings { revision: String::new(), agent, runner };
+    let Some(policy) = policy else { return Settings::default() };
+    let (agent, runner) = (work(spec, &policy.agent), choose(&spec.runner, policy.offer.as_ref()));
+    let mut settings = Settings { revision: String::new(), agent: Some(agent), runner: Some(runner) };
     settings.revision = revision(&settings);
     settings
+}
+
+/// The seconds between two reports of this VM's agent. A pool's period goes with the pool's timeout, a VM keeps the
+/// timeout it was made with: a third of it lets two reports be lost before the agent counts as silent.
+#[must_use]
+pub fn heartbeat(spec: &RunnerVmSpec, seconds: i32) -> i32 {
+    seconds.min(spec.lifecycle.heartbeat_timeout_seconds / 3).max(1)
+}
+
+fn work(spec: &RunnerVmSpec, agent: &AgentSettings) -> AgentSettings {
+    let period = agent.heartbeat_period_seconds.map(|seconds| heartbeat(spec, seconds));
+    AgentSettings { heartbeat_period_seconds: period, ..agent.clone() }
 }
 
 fn choose(runner: &RunnerSettings, offer: Option<&Offer>) -> RunnerChoice {
@@ -108,12 +122,12 @@ fn revision(settings: &Settings) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{crd::LogLevel, forge::Download};
+    use crate::{crd::Guards, forge::Download};
 
     fn spec(runner: serde_json::Value) -> RunnerVmSpec {
         serde_json::from_value(serde_json::json!({
             "pool": {"name": "linux", "uid": "u"}, "project": "acme-ci",
-            "group": {"name": "ci", "zone": "z"}, "runner": runner, "agent": {"logLevel": "Info"},
+            "group": {"name": "ci", "zone": "z"}, "runner": runner,
             "github": {"url": "https://github.com/acme", "credentialsSecretRef": {"name": "a"}, "labels": ["x"]},
         }))
         .unwrap()
@@ -146,10 +160,25 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_nobody_looked_at_yet_leaves_the_runner_open_and_the_agent_as_it_was_made() {
-        let wanted = settings(&spec(serde_json::json!({})), None);
-        assert_eq!((wanted.runner, wanted.agent.log_level), (None, Some(LogLevel::Info)));
-        assert_eq!(settings(&spec(serde_json::json!({})), Some(&policy())).agent.log_level, None, "the pool is newer");
+    fn a_pool_nobody_looked_at_yet_leaves_everything_open() {
+        let made = spec(serde_json::json!({}));
+        assert_eq!(settings(&made, None), Settings::default());
+        let raised = Guards { max_runtime_seconds: Some(7200), ..Guards::default() };
+        let agent = AgentSettings { guards: Some(raised.clone()), ..AgentSettings::default() };
+        let known = settings(&made, Some(&Policy { agent, ..policy() }));
+        assert_eq!(known.agent.and_then(|agent| agent.guards), Some(raised));
+    }
+
+    #[test]
+    fn an_agent_reports_three_times_within_its_own_vms_timeout_whatever_the_pool_says_now() {
+        let mut made = spec(serde_json::json!({}));
+        let agent = AgentSettings { heartbeat_period_seconds: Some(200), ..AgentSettings::default() };
+        let policy = Policy { agent, ..policy() };
+        for (timeout, period) in [(900, 200), (90, 30), (2, 1)] {
+            made.lifecycle.heartbeat_timeout_seconds = timeout;
+            let agent = settings(&made, Some(&policy)).agent.unwrap();
+            assert_eq!(agent.heartbeat_period_seconds, Some(period), "of {timeout}");
+        }
     }
 
     #[test]

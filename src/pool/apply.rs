@@ -68,7 +68,6 @@ fn object(pool: &RunnerPool, new: &NewVm) -> Option<RunnerVm> {
         github: spec.github.clone(),
         template: spec.template.clone(),
         lifecycle: spec.lifecycle.clone(),
-        agent: spec.agent.clone(),
         runner: spec.runner.clone(),
     };
     let metadata = ObjectMeta {

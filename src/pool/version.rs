@@ -40,12 +40,13 @@ pub(super) fn finding(view: &PoolView) -> Finding {
         let oldest = oldest.filter(|oldest| older(oldest, &vm.runner_version)).unwrap_or(&vm.runner_version);
         (count + 1, Some(oldest))
     });
-    match oldest.filter(|_| wanted.minimum_version.is_some()) {
+    // Those of a pool that asks for this very version were made before it did, and are being replaced.
+    match oldest.filter(|_| wanted.version.is_none()) {
         Some(oldest) => bad(
             "ImageOutdated",
             format!(
-                "GitHub offers {latest}, {count} VMs run {oldest} or so from their image: {soon}; put a newer runner into \
-                 the image or raise spec.runner.minimumVersion"
+                "GitHub offers {latest}, {count} VMs run {oldest} or so: {soon}; new VMs that do, too, have it from their \
+                 image: put a newer runner into it, or set spec.runner.minimumVersion"
             ),
         ),
         None => Finding::new(RUNNER_VERSION_CURRENT, true, "Current", format!("GitHub offers {latest}")),
@@ -58,5 +59,85 @@ fn older(version: &str, than: &str) -> bool {
     match (numbers(version), numbers(than)) {
         (Some(version), Some(than)) => version.cmp(&than) == Ordering::Less,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        crd::Phase,
+        forge::Offer,
+        pool::{
+            history::History,
+            plan::tests::{no_offer, pool, vm},
+            view::Check,
+        },
+    };
+
+    /// A pool that asks for this runner, with a VM for each of these versions, where GitHub offers 2.337.0.
+    fn view(runner: Value, versions: &[&str]) -> PoolView {
+        let mut pool = pool(1, 10, false);
+        pool.spec.runner = serde_json::from_value(runner).expect("a runner");
+        let of = |(number, version): (usize, &&str)| {
+            let mut vm = vm(number, Phase::Idle, false, false);
+            vm.runner_version = (*version).to_owned();
+            vm
+        };
+        PoolView {
+            pool,
+            vms: versions.iter().enumerate().map(of).collect(),
+            expected: 0,
+            forge: Check::Good,
+            offer: Offered::Known(Offer { version: "2.337.0".into(), downloads: Vec::new() }),
+            groups: Vec::new(),
+            history: History::default(),
+            random: Vec::new(),
+            swept: false,
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_and_what_runs_is_compared_with_what_is_offered() {
+        let (version, minimum) = (|text: &str| json!({"version": text}), |text: &str| json!({"minimumVersion": text}));
+        for (runner, versions, reason) in [
+            (json!({}), &["2.337.0", ""][..], "Current"),
+            (json!({}), &["2.337.0", "2.336.9"], "ImageOutdated"),
+            (json!({}), &["not a version", "2.340.0"], "Current"),
+            (minimum("2.330.0"), &["2.331.0"], "ImageOutdated"),
+            (minimum("2.330.0"), &["2.337.0"], "Current"),
+            (minimum("2.338.0"), &["2.337.0"], "MinimumNotOffered"),
+            (version("2.337.0"), &["2.331.0"], "Current"),
+            (version("2.336.10"), &["2.336.10"], "Outdated"),
+            (version("2.400.0"), &["2.400.0"], "Current"),
+        ] {
+            let found = finding(&view(runner.clone(), versions));
+            assert_eq!(found.reason, reason, "{runner} and {versions:?}: {}", found.message);
+            assert_eq!(found.state == State::True, reason == "Current", "{runner} and {versions:?}");
+        }
+    }
+
+    #[test]
+    fn a_vm_that_leaves_is_nobodys_worry_and_the_oldest_of_the_others_is_named() {
+        let mut behind = view(json!({}), &["2.300.0", "2.331.0", "2.330.0"]);
+        behind.vms.first_mut().expect("a VM").leaving = true;
+        let message = finding(&behind).message;
+        assert!(message.contains("2 VMs run 2.330.0 or so"), "{message}");
+    }
+
+    #[test]
+    fn no_answer_of_github_is_no_finding() {
+        let unknown = PoolView { offer: no_offer(), ..view(json!({"version": "2.300.0"}), &["2.300.0"]) };
+        assert_eq!((finding(&unknown).state, finding(&unknown).reason.as_str()), (State::Unknown, "NotAsked"));
+    }
+
+    #[test]
+    fn an_old_version_that_can_no_longer_be_fetched_is_said_to_be_so() {
+        let told = |runner| finding(&view(runner, &[])).message;
+        assert!(told(json!({"version": "2.300.0"})).contains("spec.runner.checksums is not set"));
+        let pinned = json!({"version": "2.300.0", "checksums": {"x64": "a".repeat(64)}});
+        assert!(!told(pinned).contains("checksums"));
     }
 }

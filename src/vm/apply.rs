@@ -259,7 +259,9 @@ impl<'a> Actor<'a> {
             }
         }
         let reason = end_reason(self.vm);
-        self.context.last_told(self.vm).await;
+        if !self.context.last_told(self.vm).await {
+            return Err(Error::Untold);
+        }
         let finalizers: Vec<_> = self.vm.finalizers().iter().filter(|f| *f != names::VM_FINALIZER).collect();
         let version = self.vm.resource_version();
         let patch = serde_json::json!({"metadata": {"finalizers": finalizers, "resourceVersion": version}});

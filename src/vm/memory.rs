@@ -100,6 +100,8 @@ pub struct Memory {
     pub job: Option<ForgeJob>,
     /// What became of its job was told on the pool.
     pub job_told: bool,
+    /// How often that was tried.
+    pub job_tries: u32,
     /// The end of the registration is known (204, or corroborated).
     pub registration_gone: bool,
 }

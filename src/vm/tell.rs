@@ -14,7 +14,7 @@ use crate::{
         JobStatus, RunnerVm, RunnerVmStatus,
         conditions::{DRAINING, READY, find},
     },
-    events::Once,
+    events::{Once, Telling},
     metrics::JOB_RESULTS,
 };
 
@@ -52,6 +52,8 @@ pub(super) const END_REASONS: [&str; 31] = [
     "PoolDeleted",
     "Deleted",
 ];
+/// How often a job's end is told to an API server that does not answer, the VM waiting for it.
+const TRIES: u32 = 6;
 /// What became of a job of which no end was reported.
 const LOST: &str = "Lost";
 /// Ends that take a running job along.
@@ -104,19 +106,22 @@ impl Context {
         }
     }
 
-    /// Tells what became of the job of an object that goes, unless this process told it when its life ended.
-    pub(super) async fn last_told(&self, vm: &RunnerVm) {
+    /// Tells what became of the job of an object that goes, unless this process told it when its life ended. False when
+    /// that is worth another try.
+    pub(super) async fn last_told(&self, vm: &RunnerVm) -> bool {
         let status = vm.status.as_ref();
         let draining = status.and_then(|status| find(&status.conditions, DRAINING));
+        let memory = self.memories.get(&vm.uid().unwrap_or_default());
         match status.and_then(|status| status.job.as_ref()) {
-            _ if self.memories.get(&vm.uid().unwrap_or_default()).job_told => {}
+            _ if memory.job_told => return true,
             Some(job) if job.completed_time.is_some() => self.job_told(vm).await,
             Some(job) => {
                 let why = draining.map(|condition| condition.message.as_str()).unwrap_or_default();
                 self.job_lost(vm, job, &format!("its VM went first: {why}")).await;
             }
-            None => {}
+            None => return true,
         }
+        self.memories.get(&vm.uid().unwrap_or_default()).job_told
     }
 
     async fn job_lost(&self, vm: &RunnerVm, job: &JobStatus, why: &str) {
@@ -138,12 +143,17 @@ impl Context {
         }
     }
 
-    /// A VM has one job: one event of it, however many operators die around its telling. False when an earlier one told.
+    /// A VM has one job: one event of it, however many operators die around its telling. True when it is this one that
+    /// told it, or that gives up: an API server that takes everything but events must not hold the VM for ever.
     async fn told_once(&self, vm: &RunnerVm, type_: EventType, reason: &str, note: String) -> bool {
+        let uid = vm.uid().unwrap_or_default();
         let once = Once { name: format!("{}.job", vm.name_any()), type_, reason, note, at: self.clock.now() };
-        let news = self.events.once(&pool_of(vm), once).await;
-        self.memories.update(&vm.uid().unwrap_or_default(), |memory| memory.job_told = true);
-        news
+        let telling = self.events.once(&pool_of(vm), once).await;
+        let tries = self.memories.get(&uid).job_tries.saturating_add(1);
+        let over = telling != Telling::Unanswered || tries >= TRIES;
+        self.memories.update(&uid, |memory| (memory.job_told, memory.job_tries) = (over, tries));
+        // One that went unanswered may have been taken.
+        over && (telling != Telling::Old || tries > 1)
     }
 
     fn count_job(&self, vm: &RunnerVm, result: &'static str) {

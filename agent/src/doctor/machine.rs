@@ -15,14 +15,14 @@ const GIB: u64 = 1024 * 1024 * 1024;
 /// The runner and what it needs.
 pub(super) async fn runner(installation: &Installation) -> Vec<Finding> {
     let dir = installation.runner_dir.display();
-    match (installation.present().await, &installation.wanted) {
+    match (installation.present().await, &installation.archive) {
         (Some(Installed { dir, origin, .. }), _) => {
             let origin = if origin == Origin::Image { "of the image" } else { "installed" };
             let found = format!("{} ({origin})", dir.display());
             vec![Finding::ok("runner", found), libraries(&dir).await]
         }
-        (None, Some(wanted)) => {
-            let found = format!("{} is not here yet", wanted.version);
+        (None, Some(archive)) => {
+            let found = format!("{} is not here yet", archive.version);
             vec![Finding::warning("runner", found, "nothing, it is fetched at the start; or now: `miglet install`")]
         }
         (None, None) => {

@@ -9,13 +9,23 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock, syncfs};
 
-use super::{ArchiveError, Wanted, archive};
+use super::{Archive, ArchiveError, Version, archive::unpack};
 use crate::paths::make_dir;
+
+/// The program that makes a directory a runner.
+pub(super) const LISTENER: &str = "bin/Runner.Listener";
 
 /// The directory of installed runners.
 #[derive(Clone, Debug)]
 pub(super) struct Cache {
     dir: PathBuf,
+}
+
+/// A runner in it.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) dir: PathBuf,
+    pub(super) version: Version,
 }
 
 /// The cache could not be used.
@@ -45,14 +55,24 @@ impl Cache {
         Self { dir: dir.to_owned() }
     }
 
-    /// Where this runner is, or would be.
-    pub(super) fn entry(&self, wanted: &Wanted) -> PathBuf {
-        let hash = wanted.sha256.to_string();
-        self.dir.join(format!("runner-{}-{}", wanted.version, hash.get(..16).unwrap_or(&hash)))
+    /// What is there.
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        let entry = |dir: PathBuf| {
+            let name = dir.file_name()?.to_str()?.strip_prefix("runner-")?;
+            let version = name.split_once('-')?.0.parse().ok()?;
+            is_runner(&dir).then_some(Entry { dir, version })
+        };
+        fs::read_dir(&self.dir).into_iter().flatten().flatten().filter_map(|found| entry(found.path())).collect()
     }
 
-    pub(super) fn part(&self, wanted: &Wanted) -> PathBuf {
-        self.dir.join(format!("{}.part", wanted.sha256))
+    /// Where this runner is, or would be.
+    pub(super) fn entry(&self, archive: &Archive) -> PathBuf {
+        let hash = archive.sha256.to_string();
+        self.dir.join(format!("runner-{}-{}", archive.version, hash.get(..16).unwrap_or(&hash)))
+    }
+
+    pub(super) fn part(&self, archive: &Archive) -> PathBuf {
+        self.dir.join(format!("{}.part", archive.sha256))
     }
 
     /// Makes the directory and keeps others out of it for as long as the answer lives.
@@ -67,15 +87,15 @@ impl Cache {
     }
 
     /// Unpacks the verified archive, and only when all of it is on disk gives it its name.
-    pub(super) fn adopt(&self, wanted: &Wanted, allowance: u64) -> Result<PathBuf, CacheError> {
-        let (unpacking, part) = (self.dir.join("unpacking"), self.part(wanted));
+    pub(super) fn adopt(&self, archive: &Archive, allowance: u64) -> Result<PathBuf, CacheError> {
+        let (unpacking, part) = (self.dir.join("unpacking"), self.part(archive));
         self.remove(&unpacking)?;
         make_dir(&unpacking, 0o755).map_err(self.failed())?;
-        archive::unpack(&part, &unpacking, allowance)?;
+        unpack(&part, &unpacking, allowance)?;
         if !is_runner(&unpacking) {
             return Err(CacheError::NoRunner);
         }
-        let entry = self.entry(wanted);
+        let entry = self.entry(archive);
         let named = || {
             syncfs(File::open(&unpacking)?)?;
             fs::rename(&unpacking, &entry)?;
@@ -117,7 +137,5 @@ impl Cache {
 /// Whether a runner could be started from here.
 pub(super) fn is_runner(dir: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    dir.join("bin/Runner.Listener")
-        .metadata()
-        .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    dir.join(LISTENER).metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }

@@ -129,6 +129,8 @@ impl Download<'_> {
         while let Some(bytes) = answer.piece(host).await? {
             size += bytes.len() as u64;
             if size > SIZE_LIMIT {
+                // Or the next source would be asked for what follows it.
+                self.discard()?;
                 return Err(DownloadError::TooLarge { host: host.to_owned() });
             }
             file.write_all(&bytes).await.map_err(self.failed())?;

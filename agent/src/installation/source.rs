@@ -12,9 +12,6 @@ use super::Version;
 pub struct Sha256([u8; 32]);
 
 impl Sha256 {
-    /// Of nothing anybody could give.
-    pub const UNKNOWN: Self = Self([0; 32]);
-
     /// Of something hashed.
     #[must_use]
     pub fn of(digest: &digest::Digest) -> Option<Self> {

@@ -124,12 +124,13 @@ impl Place {
         let url = format!("http://{}/runner.tar.gz", listener.local_addr().unwrap());
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         let dir = tempfile::tempdir().unwrap();
-        let wanted =
-            Wanted { version: "2.336.0".parse().unwrap(), minimum: None, sha256, sources: vec![url.parse().unwrap()] };
+        let version = "2.336.0".parse().unwrap();
         let installation = Installation {
             runner_dir: dir.path().join("baked"),
             cache_dir: dir.path().join("cache"),
-            wanted: Some(wanted),
+            version: Some(version),
+            minimum: None,
+            archive: Some(Archive { version, sha256, sources: vec![url.parse().unwrap()] }),
         };
         Self { dir, source, url, installation, serving }
     }
@@ -142,8 +143,8 @@ impl Place {
         self.installation.install(&Linker::default(), true).await
     }
 
-    fn wanted(&mut self) -> &mut Wanted {
-        self.installation.wanted.as_mut().unwrap()
+    fn archive(&mut self) -> &mut Archive {
+        self.installation.archive.as_mut().unwrap()
     }
 
     fn requests(&self) -> usize {
@@ -190,7 +191,7 @@ async fn the_images_runner_is_used_when_its_version_will_do() {
     assert_eq!(place.install().await.unwrap().origin, Origin::Image);
     place.bake("2.340.1");
     assert_eq!(place.install().await.unwrap().origin, Origin::Source("127.0.0.1".into()), "exactly, unless told so");
-    place.wanted().minimum = Some("2.330.0".parse().unwrap());
+    place.installation.minimum = Some("2.330.0".parse().unwrap());
     assert_eq!(place.install().await.unwrap().origin, Origin::Image);
     place.bake("2.329.9");
     assert_eq!(place.install().await.unwrap().origin, Origin::Cache, "too old");
@@ -199,12 +200,47 @@ async fn the_images_runner_is_used_when_its_version_will_do() {
 #[tokio::test]
 async fn without_a_version_only_the_images_runner_counts() {
     let mut place = Place::honest(&[]).await;
-    place.installation.wanted = None;
+    (place.installation.version, place.installation.archive) = (None, None);
     let error = place.install().await.unwrap_err().to_string();
     assert!(error.contains("runner-version and runner-sha256"), "{error}");
     place.bake("whatever");
     assert_eq!(place.install().await.unwrap().origin, Origin::Image);
     assert_eq!(place.requests(), 0);
+}
+
+/// As `miglet install` left it in the image.
+#[tokio::test]
+async fn what_was_installed_before_is_found_by_its_version_whoever_asks() {
+    let mut place = Place::honest(&[]).await;
+    let entry = place.install().await.unwrap().dir;
+    place.installation.archive = None;
+    let found = |present: Option<Installed>| present.map(|installed| (installed.dir, installed.origin));
+    let there = Some((entry, Origin::Cache));
+    for (version, minimum, expected) in [
+        (None, None, &there),
+        (Some("2.336.0"), None, &there),
+        (Some("2.340.0"), None, &None),
+        (None, Some("2.336.0"), &there),
+        (None, Some("2.336.1"), &None),
+        (Some("2.340.0"), Some("2.330.0"), &there),
+    ] {
+        let parse = |text: Option<&str>| text.map(|text| text.parse::<Version>().unwrap());
+        (place.installation.version, place.installation.minimum) = (parse(version), parse(minimum));
+        assert_eq!(&found(place.installation.present().await), expected, "{version:?} {minimum:?}");
+    }
+    let error = place.install().await.map(|installed| installed.dir);
+    assert_eq!(place.requests(), 1, "{error:?}");
+    place.installation.minimum = Some("2.336.1".parse().unwrap());
+    let error = place.install().await.unwrap_err().to_string();
+    assert!(error.contains("2.336.1 or later") && error.contains("spec.runner.checksums"), "{error}");
+}
+
+#[tokio::test]
+async fn another_archive_of_the_same_version_is_another_runner() {
+    let mut place = Place::honest(&[]).await;
+    place.install().await.unwrap();
+    place.archive().sha256 = "0".repeat(64).parse().unwrap();
+    assert_eq!(place.installation.present().await, None);
 }
 
 #[tokio::test]
@@ -220,7 +256,7 @@ async fn a_torn_download_goes_on_where_it_ended() {
 async fn a_download_that_was_complete_is_not_fetched_again() {
     let mut place = Place::honest(&[]).await;
     std::fs::create_dir(&place.installation.cache_dir).unwrap();
-    let name = format!("{}.part", place.wanted().sha256);
+    let name = format!("{}.part", place.archive().sha256);
     let part = place.installation.cache_dir.join(name);
     std::fs::write(part, place.source.archive.as_slice()).unwrap();
     place.install().await.unwrap();
@@ -232,7 +268,7 @@ async fn the_next_source_is_tried_when_one_fails_or_lies() {
     for failure in [Answers::NotFound, Answers::Wrong, Answers::Torn(10)] {
         let mut place = Place::honest(&[failure]).await;
         let url: Uri = place.url.parse().unwrap();
-        place.wanted().sources = vec!["http://127.0.0.1:1/nobody".parse().unwrap(), url.clone(), url];
+        place.archive().sources = vec!["http://127.0.0.1:1/nobody".parse().unwrap(), url.clone(), url];
         place.install().await.unwrap_or_else(|error| panic!("{failure:?}: {error}"));
     }
 }
@@ -263,7 +299,7 @@ async fn a_runner_too_large_for_the_disk_is_not_begun() {
         let free_space: fn(&Path) -> Option<u64> =
             if free == u64::MAX { |_| Some(u64::MAX) } else { |_| Some(1_000_000) };
         let download =
-            download::Download { client: &client, part: part.clone(), wanted: place.wanted().sha256, free_space };
+            download::Download { client: &client, part: part.clone(), wanted: place.archive().sha256, free_space };
         let error = download.from(&place.url.parse().unwrap()).await.unwrap_err().to_string();
         assert!(error.contains(why) || error.contains("may need"), "{error}");
         assert!(!part.exists());

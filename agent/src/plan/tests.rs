@@ -1,7 +1,11 @@
 //! The plan, table by table.
 
 use super::*;
-use crate::runner::{Exit, Job};
+use crate::{
+    guards::Guards,
+    runner::{Exit, ExitKind, Job, Phase},
+    supervisor::Registration,
+};
 
 fn step(state: State, input: Input) -> (State, Vec<Effect>) {
     plan(state, input, Now::read())
@@ -316,6 +320,28 @@ fn a_machine_without_a_runner_is_not_ready_and_a_registration_that_came_early_wa
     let (state, effects) = step(state, Input::Prepared(prepared.clone()));
     assert!(matches!(&effects[..], [Effect::Launch(launch)] if launch.registration.runner == prepared));
     assert_eq!((state.trouble().as_str(), state.registration.map(|r| r.runner)), ("", Some(prepared)));
+}
+
+#[test]
+fn a_registration_that_waits_for_a_runner_is_given_up_when_the_machine_stops_working() {
+    let stops = [command("d1", Command::Drain { deadline: None }), command("s1", Command::Shutdown)];
+    for stop in stops.into_iter().chain([Input::Notice(Notice::Preempted)]) {
+        let (state, _) = step(State::default(), hello());
+        let (state, _) = step(state, register("r1"));
+        let (state, effects) = step(state, stop);
+        assert!(refusals(&effects).contains(&true), "{effects:?}");
+        assert!(!state.has_live_runner());
+        let (_, effects) = step(state, Input::Prepared(Prepared::default()));
+        assert!(!has(&effects, |e| matches!(e, Effect::Launch(_))), "{effects:?}");
+    }
+}
+
+/// It may come from an operator that took over.
+#[test]
+fn another_drain_of_the_operator_does_not_abort_a_job() {
+    let (state, _) = step(with_runner(Phase::Busy), command("d1", Command::Drain { deadline: None }));
+    let (_, effects) = step(state, command("d2", Command::Drain { deadline: None }));
+    assert!(!has(&effects, |e| matches!(e, Effect::Interrupt)), "{effects:?}");
 }
 
 #[test]

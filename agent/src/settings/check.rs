@@ -11,7 +11,7 @@ use crate::{
     firewall::MetadataAccess,
     guards::{Guards, Thresholds},
     hook::Scripts,
-    installation::{self, Installation, Sha256, Version, Wanted},
+    installation::{self, Archive, Installation, Version},
     machine::{self, Jobs},
     paths::Paths,
     plan::Limits,
@@ -48,14 +48,25 @@ impl Checker<'_> {
 
     fn installation(&mut self) -> Option<Installation> {
         let (runner, cache) = (self.take("runner-dir", directory), self.take("cache-dir", directory));
-        let given = |name: &str| self.collected.values.contains_key(name);
-        for name in ["runner-minimum-version", "runner-sha256"] {
-            if given(name) && !given("runner-version") {
-                self.problems.push(format!("{name} says nothing without runner-version"));
-            }
+        let version = self.optional("runner-version", str::parse::<Version>);
+        let minimum = self.optional("runner-minimum-version", str::parse);
+        let archive = self.archive(version);
+        Some(Installation { runner_dir: runner?, cache_dir: cache?, version, minimum, archive })
+    }
+
+    /// Unset also when the operator names a version that nobody offers any more: only the image can have it.
+    fn archive(&mut self, version: Option<Version>) -> Option<Archive> {
+        let list = |text: &str| installation::sources(text, &version.unwrap_or_default());
+        let sources = self.take("runner-sources", list);
+        let source = |name: &str| self.collected.values.get(name).map(|(_, source)| *source);
+        match (source("runner-version"), source("runner-sha256")) {
+            (None, None) | (Some(Source::Operator), None) => return None,
+            (None, Some(_)) => self.problems.push("runner-sha256 says nothing without runner-version".to_owned()),
+            (Some(_), _) => {}
         }
-        let wanted = self.wanted();
-        Some(Installation { runner_dir: runner?, cache_dir: cache?, wanted })
+        // What nobody can name is installed from nowhere.
+        let sha256 = self.take("runner-sha256", str::parse);
+        Some(Archive { version: version?, sha256: sha256?, sources: sources? })
     }
 
     fn jobs(&mut self) -> Option<Jobs> {
@@ -72,26 +83,6 @@ impl Checker<'_> {
         let thresholds = |(warn, act): (Option<u8>, Option<u8>)| Some(Thresholds { warn: warn?, act: act? });
         let guards = Guards { runtime: runtime?, disk: thresholds(disk)?, memory: thresholds(memory)? };
         Some(Limits { guards, orphan: orphan? })
-    }
-
-    fn wanted(&mut self) -> Option<Wanted> {
-        let version = self.optional("runner-version", str::parse::<Version>);
-        let minimum = self.optional("runner-minimum-version", str::parse);
-        let list = |text: &str| installation::sources(text, &version.unwrap_or_default());
-        let sources = self.take("runner-sources", list);
-        let by_operator =
-            self.collected.values.get("runner-version").is_some_and(|(_, source)| *source == Source::Operator);
-        if by_operator && !self.collected.values.contains_key("runner-sha256") {
-            // It asks for a version that nobody offers any more: only the image can have it.
-            return Some(Wanted { version: version?, minimum, sha256: Sha256::UNKNOWN, sources: Vec::new() });
-        }
-        // What nobody can name is installed from nowhere.
-        let sha256 = if version.is_some() {
-            self.take("runner-sha256", str::parse)
-        } else {
-            self.optional("runner-sha256", str::parse)
-        };
-        Some(Wanted { version: version?, minimum, sha256: sha256?, sources: sources? })
     }
 }
 

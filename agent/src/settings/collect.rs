@@ -104,6 +104,12 @@ impl Collected {
         sourced.collect()
     }
 
+    /// What is wrong with where the values stand. What is wrong with the values [`Self::settings`] tells.
+    #[must_use]
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
     /// What is odd, but no reason to stop.
     #[must_use]
     pub fn warnings(&self) -> &[String] {

@@ -10,6 +10,8 @@ use crate::runner::{Identity, Job, JobResult, Phase, Runner, TEXT_LIMIT, clean};
 
 /// How many of the last lines are kept for a post-mortem.
 const KEPT_LINES: usize = 12;
+/// 2.336.0, and some room.
+const VERSION_LIMIT: usize = 32;
 
 /// A line that tells state.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,6 +65,10 @@ impl Progress {
             return false;
         }
         self.keep(&text);
+        if let Some(version) = version(&text).filter(|_| self.runner.version.is_empty()) {
+            // Told with what comes next.
+            self.runner.version = clean(version, VERSION_LIMIT);
+        }
         parse(&text).is_some_and(|mark| self.apply(&mark, now_ms))
     }
 
@@ -104,6 +110,11 @@ impl Progress {
         }
         true
     }
+}
+
+/// Said once, before the listener listens.
+fn version(line: &str) -> Option<&str> {
+    line.strip_prefix("Current runner version: '")?.trim_end().strip_suffix('\'')
 }
 
 fn parse(line: &str) -> Option<Mark<'_>> {
@@ -170,6 +181,12 @@ mod tests {
         let runner =
             after(&["Running job: build", &format!(" {AT}Running job: b"), "job started", "Listening for Jobs"]);
         assert_eq!((runner.phase, runner.job), (Phase::Starting, None));
+    }
+
+    #[test]
+    fn the_first_version_is_the_runners() {
+        let runner = after(&["Current runner version: '2.336.0'", "Current runner version: '9.9.9'"]);
+        assert_eq!(runner.version, "2.336.0");
     }
 
     #[test]

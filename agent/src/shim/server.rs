@@ -136,3 +136,45 @@ pub(super) async fn accept(listener: &UnixListener, other: Option<u32>) -> Optio
     let own = rustix::process::geteuid().as_raw();
     (uid == 0 || uid == own || Some(uid) == other).then_some(stream)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::PermissionsExt, time::Instant};
+
+    use rustix::{process::Uid, thread::set_thread_uid};
+
+    use super::*;
+
+    const NOBODY: u32 = 65534;
+
+    /// Connects as somebody else. Credentials are a thread's, so they end with it.
+    fn call(path: &Path, uid: u32) -> std::thread::JoinHandle<io::Result<std::os::unix::net::UnixStream>> {
+        let path = path.to_owned();
+        std::thread::spawn(move || {
+            set_thread_uid(Uid::from_raw(uid))?;
+            std::os::unix::net::UnixStream::connect(path)
+        })
+    }
+
+    #[tokio::test]
+    async fn only_the_agents_and_the_runners_users_are_listened_to() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: only root can be somebody else");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let path = folder.path().join("hook.sock");
+        let listener = listen(&path).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777)).unwrap();
+        for (caller, other, heard) in
+            [(0, None, true), (NOBODY, None, false), (NOBODY, Some(NOBODY), true), (1, Some(NOBODY), false)]
+        {
+            let calling = call(&path, caller);
+            let begun = Instant::now();
+            let accepted = accept(&listener, other).await;
+            assert_eq!(accepted.is_some(), heard, "{caller} {other:?}, after {:?}", begun.elapsed());
+            calling.join().unwrap().unwrap();
+        }
+    }
+}

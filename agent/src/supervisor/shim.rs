@@ -25,7 +25,6 @@ use super::{Launch, Registration, Supervisor, SupervisorError};
 use crate::{
     durable,
     error::in_full,
-    hook::Scripts,
     lines::Lines,
     machine::{Jobs, Machine},
     paths::Paths,
@@ -50,7 +49,6 @@ const SNAPSHOT_LIMIT: usize = 128 * 1024;
 pub struct Shim {
     paths: Paths,
     program: PathBuf,
-    scripts: Scripts,
     jobs: Jobs,
     machine: Arc<dyn Machine>,
     publish: watch::Sender<Option<Runner>>,
@@ -65,8 +63,7 @@ impl Shim {
         let (orders, receiver) = mpsc::channel(8);
         let (paths, program, jobs) = (settings.paths.clone(), settings.program.clone(), settings.jobs.clone());
         let publish = watch::channel(None).0;
-        let scripts = settings.hooks.clone();
-        Self { paths, program, scripts, jobs, machine, publish, orders, unfollowed: Mutex::new(Some(receiver)) }
+        Self { paths, program, jobs, machine, publish, orders, unfollowed: Mutex::new(Some(receiver)) }
     }
 
     /// Follows the one shim there is, for as long as it lives.
@@ -77,13 +74,13 @@ impl Shim {
         }
     }
 
-    fn assign(&self, registration: &Registration) -> io::Result<()> {
+    fn assign(&self, Launch { registration, scripts, .. }: &Launch) -> io::Result<()> {
         let assignment = Assignment {
             registration: registration.clone(),
             data_dir: self.paths.data.clone(),
             runner_dir: registration.runner.dir.clone(),
             user: self.machine.runner_user(&self.jobs).map(str::to_owned),
-            hooks: self.scripts.clone(),
+            hooks: scripts.clone(),
         };
         durable::write(&self.paths.assignment(), &serde_json::to_vec(&assignment)?)
     }
@@ -115,7 +112,7 @@ impl Supervisor for Shim {
 
     async fn start(&self, launch: Launch) -> Result<(), SupervisorError> {
         let failed = |action| move |source| SupervisorError { action, source };
-        self.assign(&launch.registration).map_err(failed("tell the runner's supervisor its work"))?;
+        self.assign(&launch).map_err(failed("tell the runner's supervisor its work"))?;
         let started = self.machine.start_shim(&self.program, &self.paths.state).await;
         started.map_err(|error| failed("run the runner")(io::Error::other(in_full(&error))))?;
         self.follow(launch.registration);

@@ -1,5 +1,7 @@
 //! Events at least once: told in order, kept on the disk, told again until they are acked, flushed before the end.
 
+use std::time::Duration;
+
 use miglet_proto::v1::{AgentState, EventKind, JobResult, Shutdown, command::Command as Wanted};
 use rustix::process::Signal;
 use tokio::time::timeout;
@@ -117,6 +119,23 @@ async fn a_machine_goes_off_once_its_last_events_are_acked_and_not_before() {
         agent.wait().await.unwrap()
     };
     assert!(timeout(PATIENCE, ended).await.expect("it goes off").success());
+}
+
+/// A machine that shuts down stops its agent, and its disk goes with it.
+#[tokio::test]
+async fn an_agent_that_is_stopped_after_its_runners_end_has_the_result_acked_first() {
+    let world = World::new(RUNNER).await;
+    let mut operator = world.operator().await;
+    let (mut agent, mut session) = idle(&world, &mut operator).await;
+    session.acking = false;
+    world.touch("go");
+    world.touch("end");
+    let last = session.until_event(EventKind::JobCompleted).await;
+    session.until("the runner's end", |s| s.report.exit.is_some()).await;
+    kill(&agent, Signal::TERM);
+    assert!(timeout(Duration::from_millis(500), agent.wait()).await.is_err(), "it waits for the ack");
+    session.ack_events(last.sequence).await;
+    assert!(timeout(PATIENCE, agent.wait()).await.expect("it ends").unwrap().success());
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use miglet_proto::v1::AgentState;
+use miglet_proto::v1::{self, AgentState};
 
 use crate::{
     JIT,
@@ -41,6 +41,27 @@ echo "2026-11-21 00:00:02Z: Job"#;
     assert_eq!(world.runner_file("before").as_deref(), Some("before build-key"));
     assert_eq!(world.runner_file("seen").as_deref(), Some("after"));
     assert_eq!(world.runner_file(".env").as_deref(), Some("LANG=C"));
+}
+
+#[tokio::test]
+async fn the_scripts_a_pool_names_run_around_the_job() {
+    let world = World::new(RUNNER).await;
+    let script = world.dir.path().join("before.sh");
+    std::fs::write(&script, format!("echo before > {}\n", world.paths.runner.join("before").display())).unwrap();
+    let mut operator = world.operator().await;
+    let job_started_hook = script.display().to_string();
+    let runner = Some(v1::RunnerSettings { job_started_hook, ..v1::RunnerSettings::default() });
+    *operator.settings.lock().unwrap() = Some(v1::Settings { revision: "1".into(), agent: None, runner });
+    let _agent = world.agent(&operator);
+    let mut session = operator.session().await;
+    session.register("r1", JIT).await;
+    session.until_state(AgentState::Idle).await;
+    world.touch("go");
+    session.until("named by our hook", |s| s.report.job.as_ref().is_some_and(|j| j.run_attempt == 1)).await;
+    world.touch("end");
+    session.until("ended", |s| s.report.exit.is_some()).await;
+    assert_eq!(world.runner_file("before").as_deref(), Some("before"));
+    assert_eq!(session.report.runner_version, "2.336.0", "as the runner says");
 }
 
 #[tokio::test]

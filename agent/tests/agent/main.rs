@@ -21,6 +21,8 @@ mod operator;
 #[cfg(test)]
 mod packaging;
 #[cfg(test)]
+mod proxy;
+#[cfg(test)]
 mod world;
 
 use std::{sync::Arc, time::Duration};
@@ -347,6 +349,10 @@ async fn status_tells_people_what_the_agent_knows() {
         assert!(text.contains(line), "{line:?} in {text}");
     }
     assert!(!text.contains(JIT));
+    let output = world.command("status").arg("--json").output().await.unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&status["state"], &status["vm_name"]), (&"idle".into(), &"vm-1".into()), "{status}");
+    assert!(!status.to_string().contains(JIT));
 }
 
 #[tokio::test]
@@ -380,6 +386,14 @@ async fn config_tells_every_value_and_where_it_came_from() {
         assert!(line.contains(from) && line.ends_with(value), "{line}");
     }
     assert!(output.status.success() && warnings.contains("miglet-from-tomorrow"), "{warnings}");
+    assert!(
+        text.lines().any(|line| line.starts_with("runner-version ") && line.trim_end().ends_with("unset")),
+        "{text}"
+    );
+    let output = world.command("config").arg("--json").output().await.unwrap();
+    let values: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let endpoint = values.iter().find(|value| value["key"] == "endpoint").unwrap();
+    assert_eq!((&endpoint["value"], &endpoint["source"]), (&"https://file:1".into(), &"file".into()));
     std::fs::write(world.config_file(), "machin: systemd\nmachine: toaster\n").unwrap();
     let output = world.command("config").output().await.unwrap();
     let problems = String::from_utf8(output.stderr).unwrap();

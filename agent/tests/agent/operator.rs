@@ -41,6 +41,9 @@ use tonic::{Request, Response, Status, Streaming, transport::server::Connected};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A name of the gateway that only a proxy can resolve.
+pub(crate) const BY_NAME: &str = "gateway.test";
+
 /// A CA and the gateway's certificate; outlives an operator.
 pub(crate) struct Identity {
     pub(crate) ca: String,
@@ -58,7 +61,8 @@ impl Identity {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("key")).expect("ca");
         let key = KeyPair::generate().expect("key");
-        let mut params = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).expect("params");
+        let mut params =
+            CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into(), BY_NAME.into()]).expect("params");
         (params.not_before, params.not_after) =
             (rcgen::date_time_ymd(years.start, 1, 1), rcgen::date_time_ymd(years.end, 1, 1));
         let certificate = params.signed_by(&key, &ca).expect("certificate");

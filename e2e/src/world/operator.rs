@@ -9,7 +9,7 @@ use std::{
     process::Command,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -95,6 +95,22 @@ pub struct Operator {
     log: PathBuf,
 }
 
+/// As [`Operator::signal_hook`], for whichever process has this id by then.
+#[must_use]
+pub fn signal_hook(process: &Arc<AtomicU32>, signal: Signal) -> (Hook, Arc<AtomicBool>) {
+    let (process, sent) = (Arc::clone(process), Arc::new(AtomicBool::new(false)));
+    let flag = Arc::clone(&sent);
+    let hook = move || {
+        let number = process.load(Ordering::SeqCst);
+        let done = pid(number).is_some_and(|id| rustix::process::kill_process(id, signal).is_ok());
+        if signal == Signal::STOP {
+            until_stopped(number);
+        }
+        flag.store(done, Ordering::SeqCst);
+    };
+    (Arc::new(hook), sent)
+}
+
 impl Operator {
     /// Starts the world's operator of this number: pods have a name, an address and ports of their own.
     pub(super) async fn start(settings: &Settings, number: u8) -> Result<Self, Trouble> {
@@ -151,16 +167,7 @@ impl Operator {
     /// What a fault does to kill or stop this process; the flag says whether it did.
     #[must_use]
     pub fn signal_hook(&self, signal: Signal) -> (Hook, Arc<AtomicBool>) {
-        let (number, id, sent) = (self.id(), pid(self.id()), Arc::new(AtomicBool::new(false)));
-        let flag = Arc::clone(&sent);
-        let hook = move || {
-            let done = id.is_some_and(|id| rustix::process::kill_process(id, signal).is_ok());
-            if signal == Signal::STOP {
-                until_stopped(number);
-            }
-            flag.store(done, Ordering::SeqCst);
-        };
-        (Arc::new(hook), sent)
+        signal_hook(&Arc::new(AtomicU32::new(self.id())), signal)
     }
 
     /// Whether it says it is ready.

@@ -90,6 +90,12 @@ impl Actor<'_> {
             }
             // Kept by the process before this one.
             Err(Error::Kube(error)) if error.is_conflict() => {}
+            // Whoever asked reads it, grants the right, and asks again.
+            Err(Error::Kube(error)) if error.is_forbidden() => {
+                let grant = self.context.forges.grant(&self.key.namespace);
+                let note = format!("creating ConfigMaps is forbidden: {grant}; then annotate with another id");
+                self.context.events.warn(&self.vm.object_ref(&()), "DiagnosticsNotKept", note).await;
+            }
             Err(error) => return Err(error),
         }
         self.context.sessions.diagnostics_taken(&self.key);

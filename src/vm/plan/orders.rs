@@ -94,12 +94,12 @@ impl Order {
 
 /// What to tell now, and when to look again.
 pub(super) fn next(view: &VmView, now: Timestamp) -> (Option<Order>, Option<Duration>) {
-    let Some(agent) = view.agent.as_ref().filter(|agent| agent.connected && agent.minor > 0) else {
-        return (None, None);
-    };
-    let wishes = [drain(view, agent), settings(view, agent), log_level(view, agent, now), diagnostics(view)];
+    let Some(agent) = view.agent.as_ref().filter(|agent| agent.connected) else { return (None, None) };
+    let newer = [settings(view, agent), log_level(view, agent, now), diagnostics(view)];
+    // An agent of minor 0 knows how to drain, and nothing else in here.
+    let wishes = [drain(view, agent)].into_iter().chain(newer.into_iter().filter(|_| agent.minor > 0));
     let mut soonest = None;
-    for wish in wishes.into_iter().flatten() {
+    for wish in wishes.flatten() {
         match state(view, agent, &wish, now) {
             State::Act(order) => return (Some(order), None),
             State::Wait(time) => soonest = Some(soonest.map_or(time, |soonest: Duration| soonest.min(time))),
@@ -135,7 +135,8 @@ fn state(view: &VmView, agent: &AgentView, wish: &Wish, now: Timestamp) -> State
     match agent.acks.get(&sent.id) {
         Some(Ack { refusal: Some(_) }) if sent.settled => State::Settled,
         Some(Ack { refusal: Some(detail) }) => State::Act(Order::TellRefusal { topic: *topic, detail: detail.clone() }),
-        Some(Ack { refusal: None }) if *topic == Topic::Drain || sent.settled => State::Settled,
+        // To log again what the settings say undoes itself no more than a drain does: nothing shows that it holds.
+        Some(Ack { refusal: None }) if *topic == Topic::Drain || want.is_empty() || sent.settled => State::Settled,
         // It was done and is not so any more: the agent started again since.
         Some(Ack { refusal: None }) if now >= later(sent.at, *patience) => send(None),
         Some(Ack { refusal: None }) => State::Wait(until(later(sent.at, *patience), now)),
@@ -166,7 +167,8 @@ pub fn drain_deadline(view_requested: Option<Timestamp>, grace: i32, now: Timest
 }
 
 fn settings(view: &VmView, agent: &AgentView) -> Option<Wish> {
-    let wanted = &view.settings.revision;
+    // Of a pool that was not looked at yet, nothing is known to be wanted.
+    let wanted = Some(&view.settings.revision).filter(|revision| !revision.is_empty())?;
     let differs = agent.report.settings_revision != *wanted && agent.report.exit.is_none();
     differs.then(|| Wish { topic: Topic::Settings, want: wanted.clone(), patience: RETRY })
 }

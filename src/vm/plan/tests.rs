@@ -56,7 +56,6 @@ pub(in crate::vm) fn view() -> VmView {
         github,
         template: crate::crd::Template::default(),
         lifecycle: Lifecycle::default(),
-        agent: crate::crd::AgentSettings::default(),
         runner: crate::crd::RunnerSettings::default(),
     };
     let mut vm = RunnerVm::new("linux-x", spec);
@@ -69,7 +68,7 @@ pub(in crate::vm) fn view() -> VmView {
         rebooted: false,
         unsupported: None,
         // None that an agent would have to be told.
-        settings: Settings { revision: String::new(), agent: crate::crd::AgentSettings::default(), runner: None },
+        settings: Settings::default(),
         access: Access::Usable { seen: None },
         memory: Memory { saw_unbound: true, ..Memory::default() },
         leading_since: at(0),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    gateway::report::{AgentState, ExitKind},
+    gateway::report::{AgentState, ExitKind, Guard, GuardKind, Health},
     vm::plan::{
         plan,
         tests::{Build, at, timing, view},
@@ -99,4 +99,43 @@ fn a_second_look_at_the_same_facts_is_no_news() {
     let busy = view().registered(AgentState::Busy);
     let first = told(&busy, 20);
     assert_eq!(told(&written(busy, first.clone()), 40), first, "20 s later, nothing happened");
+}
+
+#[test]
+fn an_agent_of_another_protocol_is_told_while_none_is_heard() {
+    let mut foreign = running();
+    foreign.unsupported = Some("the agent speaks 2.0, this operator 1.1".into());
+    let status = told(&foreign, 30);
+    assert_eq!(condition(&status, AGENT_CONNECTED), ("False".into(), "ProtocolUnsupported".into()));
+    assert!(find(&status.conditions, AGENT_CONNECTED).is_some_and(|c| c.message.contains("speaks 2.0")));
+    let mut back = view().registered(AgentState::Idle);
+    back.unsupported.clone_from(&foreign.unsupported);
+    assert_eq!(condition(&told(&back, 20), AGENT_CONNECTED).1, "Connected", "one that is heard can be talked to");
+}
+
+#[test]
+fn a_limit_that_is_neared_is_said_with_ready_and_outlives_the_operator() {
+    let mut busy = view().registered(AgentState::Busy);
+    assert_eq!(warned(&told(&busy, 20)), None);
+    let detail = "disk: 92 % in use".to_owned();
+    busy.agent.as_mut().expect("bound").report.guard = Some(Guard { kind: GuardKind::Disk, acted: false, detail });
+    let status = told(&busy, 20);
+    assert_eq!((condition(&status, READY).0.as_str(), warned(&status)), ("True", Some("disk: 92 % in use")));
+    let mut restarted = written(busy, status.clone());
+    restarted.agent = None;
+    assert_eq!(warned(&told(&restarted, 30)), Some("disk: 92 % in use"), "or it would be told as news again");
+}
+
+#[test]
+fn what_an_agent_says_of_its_machine_rides_along() {
+    let mut idle = view().registered(AgentState::Idle).heard(25);
+    let report = &mut idle.agent.as_mut().expect("bound").report;
+    (report.health, report.runner_version) = (Some(Health { cpu: 1, memory: 2, disk: 3 }), "2.336.0".into());
+    let status = told(&idle, 30);
+    assert_eq!(status.last_heartbeat_time, Some(KubeTime(at(25))));
+    assert_eq!(status.health, Some(HealthStatus { cpu_percent: 1, memory_percent: 2, disk_percent: 3 }));
+    assert_eq!(status.runner.clone().expect("registered").version, "2.336.0");
+    let mut later = written(idle, status.clone()).heard(40);
+    later.agent.as_mut().expect("bound").report.health = Some(Health { cpu: 99, memory: 2, disk: 3 });
+    assert_eq!(told(&later, 41), status, "never a reason for a write");
 }

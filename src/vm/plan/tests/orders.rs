@@ -71,6 +71,14 @@ fn settings_are_sent_until_the_agent_reports_them_and_keep_their_id_meanwhile() 
 }
 
 #[test]
+fn an_operator_that_has_not_looked_at_the_pool_changes_no_settings() {
+    let mut unknown = agent(idle(), |agent| agent.report.settings_revision = "of the operator before".into());
+    assert_eq!(order(&unknown, 30), None);
+    unknown.settings.revision = "b".into();
+    assert_eq!(order(&unknown, 30), send(Topic::Settings, "b", None));
+}
+
+#[test]
 fn an_agent_that_started_again_and_lost_its_settings_is_told_again_under_a_new_id() {
     let lost = acked(sent(changed(), Topic::Settings, "b", 30), None);
     assert_eq!((order(&lost, 35), order(&lost, 40)), (None, send(Topic::Settings, "b", None)));
@@ -85,8 +93,14 @@ fn a_refusal_is_told_once_and_the_order_is_not_repeated() {
 }
 
 #[test]
-fn an_agent_older_than_settings_or_gone_is_told_nothing() {
-    assert_eq!(order(&agent(changed(), |agent| agent.minor = 0), 30), None);
+fn an_agent_older_than_settings_is_told_to_drain_only_and_one_that_is_gone_nothing() {
+    let old = |view| agent(view, |agent| agent.minor = 0);
+    for view in [changed(), annotated(idle(), names::LOG_LEVEL, "debug")] {
+        assert_eq!(order(&old(view), 30), None);
+    }
+    assert_eq!(order(&old(annotated(idle(), names::COLLECT_DIAGNOSTICS, "first")), 30), None);
+    let busy = view().registered(AgentState::Busy).deleting(30);
+    assert_eq!(order(&old(busy), 30), send(Topic::Drain, "drain", None));
     assert_eq!(order(&agent(changed(), |agent| agent.connected = false), 30), None);
 }
 
@@ -102,8 +116,8 @@ fn a_log_level_holds_while_the_annotation_is_there_and_is_renewed_before_it_ends
     assert_eq!(order(&holds, 330), send(Topic::LogLevel, "Debug", None), "for another ten minutes");
     holds.vm.metadata.annotations = None;
     assert_eq!(order(&holds, 331), send(Topic::LogLevel, "", None), "back at once");
-    let over = acked(sent(holds, Topic::LogLevel, "", 331), None);
-    assert_eq!(order(&over, 340), None);
+    let over = acked(sent(holds.heard(400), Topic::LogLevel, "", 331), None);
+    assert_eq!([332, 340, 341, 400, 485].map(|second| order(&over, second)), [const { None }; 5], "said once");
     assert_eq!(order(&annotated(idle(), names::LOG_LEVEL, "loud"), 30), None);
 }
 
