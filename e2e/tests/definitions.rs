@@ -197,6 +197,83 @@ fn group(pointer: &'static str) -> Vec<Case> {
     ]
 }
 
+fn agent() -> Vec<Case> {
+    let both = |least: i32, most: i32| (vec![json!(least), json!(most)], vec![json!(least - 1), json!(most + 1)]);
+    let ((runtime, no_runtime), (percent, no_percent)) = (both(60, 432_000), both(1, 100));
+    let threshold = |warn: i32, act: i32| json!({"warnPercent": warn, "actPercent": act});
+    let levels = ["Error", "Warn", "Info", "Debug", "Trace"].map(Value::from).to_vec();
+    let crossed = "warnPercent must be less than actPercent";
+    let mut cases: Vec<Case> = vec![
+        // The longest one also needs a longer timeout.
+        ("/spec/agent/heartbeatPeriodSeconds", vec![json!(1), json!(89)], vec![json!(0)], "heartbeatPeriodSeconds"),
+        ("/spec/agent/heartbeatPeriodSeconds", vec![], vec![json!(301)], "300"),
+        (
+            "/spec/agent/heartbeatPeriodSeconds",
+            vec![],
+            vec![json!(90)],
+            "agent.heartbeatPeriodSeconds must be less than lifecycle.heartbeatTimeoutSeconds",
+        ),
+        ("/spec/agent", vec![json!({})], vec![json!({"logLevel": "debug"})], "spec.agent.logLevel"),
+        ("/spec/agent/logLevel", levels, vec![json!("")], "spec.agent.logLevel"),
+        ("/spec/agent/guards", vec![json!({})], vec![], ""),
+        ("/spec/agent/guards/maxRuntimeSeconds", runtime, no_runtime, "maxRuntimeSeconds"),
+    ];
+    for field in ["/spec/agent/guards/disk", "/spec/agent/guards/memory"] {
+        let warnings =
+            |percents: Vec<Value>| percents.into_iter().map(|p| json!({"warnPercent": p})).collect::<Vec<_>>();
+        cases.push((field, warnings(percent.clone()), warnings(no_percent.clone()), "warnPercent"));
+        cases.push((field, vec![threshold(1, 2), threshold(99, 100)], vec![threshold(2, 2), threshold(3, 2)], crossed));
+        cases.push((field, vec![], vec![threshold(1, 101), threshold(1, 0)], "actPercent"));
+        cases.push((field, vec![], vec![json!({"actPercent": 90})], "warnPercent"));
+    }
+    cases
+}
+
+fn runner() -> Vec<Case> {
+    let versions = |field: &str| {
+        let wrap = |text: &str| json!({field: text});
+        let bad = ["2.336", "v2.336.0", "2.336.0-beta", "latest", "", "1234567.0.0"];
+        (["2.336.0", "0.0.1"].map(wrap).to_vec(), bad.map(wrap).to_vec())
+    };
+    let ((version, no_version), (minimum, no_minimum)) = (versions("version"), versions("minimumVersion"));
+    let hash = "0123456789abcdef".repeat(4);
+    let pinned = |field: &str, hash: &str| json!({"version": "2.336.0", "checksums": {field: hash}});
+    let hashes = |field: &str| {
+        let bad = ["", "abc", &hash.to_uppercase(), &format!("{hash}0")].map(|hash| pinned(field, hash));
+        (vec![pinned(field, &hash)], bad.to_vec())
+    };
+    let ((x64, no_x64), (arm64, no_arm64)) = (hashes("x64"), hashes("arm64"));
+    let sources =
+        |count| json!({"sources": numbered(count, |i| json!(format!("https://bucket.example/{i}/{{version}}")))});
+    let source = |url: &str| json!({"sources": [url]});
+    let bad_sources = [
+        "",
+        "ftp://bucket.example/x",
+        "https://u:p@bucket.example/x",
+        "https://bucket.example/x?token=y",
+        "https://a b",
+    ];
+    let mut bad_sources = bad_sources.map(source).to_vec();
+    bad_sources.extend([sources(5), source(&format!("https://bucket.example/{}", "a".repeat(234)))]);
+    let two = json!({"version": "2.336.0", "minimumVersion": "2.336.0"});
+    let stray = [json!({"checksums": {"x64": hash}}), json!({"minimumVersion": "2.336.0", "checksums": {"x64": hash}})];
+    let mut cases: Vec<Case> = vec![
+        ("/spec/runner", version, no_version, "spec.runner.version"),
+        ("/spec/runner", minimum, no_minimum, "spec.runner.minimumVersion"),
+        ("/spec/runner", vec![json!({})], vec![two], "at most one of version and minimumVersion may be set"),
+        ("/spec/runner", vec![], stray.to_vec(), "checksums belong to version: set it as well"),
+        ("/spec/runner", x64, no_x64, "checksums.x64"),
+        ("/spec/runner", arm64, no_arm64, "checksums.arm64"),
+        ("/spec/runner", vec![sources(4), source("http://127.0.0.1/{arch}")], bad_sources, "sources"),
+        ("/spec/runner/metadataAccess", vec![json!("Blocked"), json!("Allowed")], vec![json!("No")], "metadataAccess"),
+    ];
+    for field in ["/spec/runner/hooks/jobStarted", "/spec/runner/hooks/jobCompleted"] {
+        let bad = ["relative.sh", "/opt/hook", "/opt/a b.sh", "/.s"].map(Value::from).to_vec();
+        cases.push((field, vec![json!("/opt/hook-1.sh")], bad, "spec.runner.hooks"));
+    }
+    cases
+}
+
 fn pool_cases() -> Vec<Case> {
     let groups = |count| numbered(count, |i| json!({"name": format!("g{i}"), "zone": "us-central1-a"}));
     let name = "metadata.name must start with a lower-case letter";
@@ -219,6 +296,8 @@ fn pool_cases() -> Vec<Case> {
     cases.extend(github());
     cases.extend(group("/spec/compute/gce/groups/0"));
     cases.extend(template_and_lifecycle());
+    cases.extend(agent());
+    cases.extend(runner());
     cases
 }
 
@@ -232,6 +311,7 @@ fn vm_cases() -> Vec<Case> {
     cases.extend(github());
     cases.extend(group("/spec/group"));
     cases.extend(template_and_lifecycle());
+    cases.extend(runner());
     cases
 }
 

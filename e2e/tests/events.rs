@@ -45,6 +45,14 @@ fn result(vm: &Value) -> Option<&str> {
     vm.pointer("/status/job/result").and_then(Value::as_str)
 }
 
+/// How many events of a kind came, as the operator counts them.
+async fn heard(world: &World, kind: &str) -> Result<u64> {
+    let count = async |outcome: &str| {
+        world.figure(&format!("miglet_agent_events_total{{kind=\"{kind}\",outcome=\"{outcome}\"}}")).await
+    };
+    Ok(count("New").await? + count("Gone").await?)
+}
+
 /// The job's result is in the status, and the pool's events have it once.
 async fn told_once(world: &World, history: &History, held: &Held) -> Result {
     world.event(&["JobFinished", &held.vm, "Succeeded"]).await?;
@@ -74,9 +82,10 @@ async fn a_result_is_written_with_its_events_number_and_told_once() -> Result {
     let (before, after) = (acked(before.last()), acked(after.first()));
     assert!(after > before, "acked {before} before the result, {after} with it: one write");
     for kind in ["vm_started", "runner_registered", "job_started", "job_completed"] {
-        let series = format!("miglet_agent_events_total{{kind=\"{kind}\",outcome=\"New\"}}");
-        assert!(world.figure(&series).await? >= 1, "{series}");
+        assert!(heard(&world, kind).await? >= 1, "{kind}");
     }
+    let off = async || heard(&world, "vm_shutting_down").await.unwrap_or_default();
+    Patience::default().until("its machine to be turned off", off, |heard| *heard >= 1).await?;
     let jobs = format!("miglet_jobs_finished_total{{namespace=\"{}\",pool=\"linux\"", world.namespace);
     assert_eq!(world.figure(&jobs).await?, 1);
     Ok(())

@@ -255,3 +255,53 @@ async fn new_labels_replace_idle_vms_one_at_a_time_while_busy_ones_finish() -> R
     assert_eq!(names(&world.compute.all_instances()).intersection(&idle).count(), 2, "new ones stay");
     Ok(())
 }
+
+/// What the machine of a VM has logged so far.
+fn console(world: &World, vm: &str) -> String {
+    let instance = world.compute.all_instances().into_iter().find(|instance| instance.name == vm);
+    instance.and_then(|i| i.console).and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_agents_work_changes_on_machines_that_run_and_replaces_none() -> Result {
+    let world = pool_of(2, json!({})).await?;
+    let held = world.hold_job().await?;
+    let before = names(&world.compute.all_instances());
+    assert!(before.iter().all(|vm| !console(&world, vm).contains("DEBUG")));
+    let agent = json!({"logLevel": "Debug", "guards": {"memory": {"warnPercent": 1}}});
+    let patch = json!({"spec": {"agent": agent}}).to_string();
+    world.kubectl(&["patch", "rpool", "linux", "--type=merge", "--patch", &patch]).await?;
+    for vm in &before {
+        let logged = async || console(&world, vm);
+        Patience::default().until("a chatty agent", logged, |text| text.contains("DEBUG")).await?;
+    }
+    world.event(&["LimitNear", "of the memory are in use"]).await?;
+    let said = async || {
+        let vm = world.api::<RunnerVm>().get(&held.vm).await.map(|vm| vm.status.unwrap_or_default());
+        vm.map(|status| status.conditions.into_iter().find(|c| c.type_ == "Ready").map(|c| (c.status, c.message)))
+    };
+    let near = |seen: &std::result::Result<Option<(String, String)>, kube::Error>| matches!(seen, Ok(Some((status, message))) if status == "True" && message.contains("of the memory are in use"));
+    Patience::default().until("a warning on the busy VM", said, near).await??;
+    nothing_happens(&world, &held).await;
+    assert_eq!((names(&world.compute.all_instances()), world.compute.created()), (before, 2));
+    succeeded(&world.let_go(&held).await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_version_of_the_runner_replaces_idle_vms_while_busy_ones_finish() -> Result {
+    let world = pool_of(2, json!({})).await?;
+    let held = world.hold_job().await?;
+    let before = names(&world.compute.all_instances());
+    let patch = json!({"spec": {"runner": {"version": miglet_e2e::runner::VERSION}}}).to_string();
+    world.kubectl(&["patch", "rpool", "linux", "--type=merge", "--patch", &patch]).await?;
+    let renewed = |idle: &std::result::Result<BTreeSet<String>, kube::Error>| {
+        idle.as_ref().is_ok_and(|idle| idle.len() == 1 && idle.is_disjoint(&before))
+    };
+    let idle = || world.of_pool("linux", Phase::Idle);
+    Patience::default().until("a new idle runner", idle, renewed).await??;
+    world.event(&["Outdated", "1 VMs"]).await?;
+    nothing_happens(&world, &held).await;
+    succeeded(&world.let_go(&held).await?);
+    Ok(())
+}

@@ -103,6 +103,7 @@ async fn a_job_runs_its_real_steps_shows_who_it_is_and_its_vm_is_replaced() -> R
         ("name", json!("build")),
         ("summary", json!("acme/app · build")),
         ("runId", json!(job.run_id)),
+        ("id", json!(job.id.0)),
         ("result", json!("Succeeded")),
     ] {
         assert_eq!(told.get(field), Some(&expected), "{told:#}");

@@ -161,7 +161,9 @@ impl Sessions {
             events: before.map(|view| view.events.clone()).unwrap_or_default(),
             version: agent.version,
             minor: agent.minor,
-            acks: before.map(|view| view.acks.clone()).unwrap_or_default(),
+            // It may be another process, which knows nothing of what the one before it promised: it is asked again, under
+            // the same id, which the same process knows to have done.
+            acks: BTreeMap::new(),
             diagnostics: before.and_then(|view| view.diagnostics.clone()),
             report,
         };
@@ -437,6 +439,19 @@ mod tests {
         assert!(sessions.view(new.vm()).expect("there").connected);
         assert!(!sessions.report(&old, Report::default(), now()), "a replaced session must end");
         assert!(sessions.report(&new, Report::default(), now()));
+    }
+
+    #[test]
+    fn what_an_agent_promised_it_is_asked_again_in_the_next_session() {
+        let sessions = Sessions::default();
+        let vm = Key::new("ci", "vm");
+        let (session, _commands) = sessions.open(vm.clone(), Introduction::default(), Report::default(), now());
+        sessions.send(&vm, "order", Command::CollectDiagnostics).expect("sent");
+        sessions.acked(&session, ("order".into(), Ack { refusal: None }));
+        let promised = || sessions.view(&vm).expect("there").acks.contains_key("order");
+        assert!(promised());
+        let _next = sessions.open(vm.clone(), Introduction::default(), Report::default(), now());
+        assert!(!promised());
     }
 
     #[test]

@@ -51,10 +51,10 @@ impl Actor<'_> {
             Topic::Drain => {
                 let requested = self.vm.metadata.deletion_timestamp.as_ref().map(|time| time.0);
                 let grace = spec.lifecycle.termination_grace_period_seconds;
-                let why = find(&status.conditions, DRAINING).map(|condition| condition.message.clone());
                 let deadline_seconds = drain_deadline(requested, grace, self.context.clock.now());
-                Command::Drain { reason: why.unwrap_or_default(), deadline_seconds }
+                Command::Drain { reason: why_it_goes(status), deadline_seconds }
             }
+            Topic::Shutdown => Command::Shutdown { reason: why_it_goes(status) },
             Topic::Settings => {
                 let policy = self.context.sessions.policy(&spec.pool.uid);
                 Command::UpdateConfig(Box::new(settings(spec, policy.as_ref())))
@@ -112,4 +112,8 @@ impl Actor<'_> {
         };
         ConfigMap { metadata, data: Some(texts), immutable: Some(true), ..ConfigMap::default() }
     }
+}
+
+fn why_it_goes(status: &RunnerVmStatus) -> String {
+    find(&status.conditions, DRAINING).map(|condition| condition.message.clone()).unwrap_or_default()
 }

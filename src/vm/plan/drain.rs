@@ -59,11 +59,16 @@ pub(super) fn plan(view: &VmView, requested: Timestamp, now: Timestamp, timing: 
     }
 }
 
-/// An agent that said its machine stops working waits for this word before it stops an idle listener.
+/// The last thing an agent is told, once; nothing waits for what it does about it. One whose runner has ended turns its
+/// machine off and says so. One that said its machine stops working waits for this word before it stops an idle listener.
 fn farewell(view: &VmView, registration: &Registration) -> Option<Step> {
-    let agent = view.agent.as_ref().filter(|agent| agent.connected && agent.report.exit.is_none())?;
+    let agent = view.agent.as_ref().filter(|agent| agent.connected)?;
+    let unsaid = |topic| !view.memory.orders.contains_key(&topic);
+    if agent.report.exit.is_some() {
+        return unsaid(Topic::Shutdown).then(|| Step::Tell(Order::shutdown()));
+    }
     let waits = agent.report.notice.is_some() || agent.report.draining;
-    let due = waits && matches!(registration, Registration::Gone) && !view.memory.orders.contains_key(&Topic::Drain);
+    let due = waits && matches!(registration, Registration::Gone) && unsaid(Topic::Drain);
     due.then(|| Step::Tell(Order::drain()))
 }
 

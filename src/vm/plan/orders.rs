@@ -23,6 +23,8 @@ use crate::{
 
 /// There is only one way to drain.
 const DRAIN: &str = "drain";
+/// And only one to turn a machine off.
+const SHUTDOWN: &str = "shutdown";
 /// An order nobody answered is repeated after this.
 const RETRY: Duration = Duration::from_secs(10);
 /// How long diagnostics may take once they are promised.
@@ -38,6 +40,8 @@ const RENEW: Duration = Duration::from_secs(300);
 pub enum Topic {
     /// Take no new work.
     Drain,
+    /// Turn the machine off.
+    Shutdown,
     /// How to work.
     Settings,
     /// What to log for a while.
@@ -52,6 +56,7 @@ impl Topic {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Drain => "Drain",
+            Self::Shutdown => "Shutdown",
             Self::Settings => "Settings",
             Self::LogLevel => "LogLevel",
             Self::Diagnostics => "Diagnostics",
@@ -89,6 +94,11 @@ impl Order {
     /// Take no new work, said for the first time.
     pub(super) fn drain() -> Self {
         Self::Send { topic: Topic::Drain, want: DRAIN.to_owned(), id: None }
+    }
+
+    /// Turn the machine off, said for the first time.
+    pub(super) fn shutdown() -> Self {
+        Self::Send { topic: Topic::Shutdown, want: SHUTDOWN.to_owned(), id: None }
     }
 }
 

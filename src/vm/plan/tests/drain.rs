@@ -101,7 +101,7 @@ fn with_its_namespace_gone_an_idle_listener_is_stopped_and_a_busy_one_finishes()
     assert_eq!(step(&lost, 31), Step::Tell(drain()));
     let told = lost.memory(|m| drop(m.orders.insert(Topic::Drain, drain_sent(31))));
     assert_eq!(waits_for(&told, 32), Some("CredentialsGone"));
-    let ended = told.exited(ExitKind::WithoutJob);
+    let ended = told.exited(ExitKind::WithoutJob).memory(|m| drop(m.orders.insert(Topic::Shutdown, drain_sent(32))));
     assert_eq!(step(&ended, 33), url());
     assert_eq!(step(&ended.absent(40, 100), 101), Step::Release { left_behind: true });
 }
@@ -121,6 +121,20 @@ fn an_agent_whose_machine_stops_working_hears_that_its_registration_is_gone() {
     assert_eq!(step(&gone, 32), Step::Tell(drain()));
     let told = gone.memory(|m| drop(m.orders.insert(Topic::Drain, drain_sent(31))));
     assert_eq!(step(&told, 33), url());
+}
+
+#[test]
+fn an_agent_whose_runner_has_ended_is_told_to_turn_its_machine_off_and_not_waited_for() {
+    let ended = view().registered(AgentState::Ended).exited(ExitKind::JobDone).deleting(30);
+    assert_eq!(step(&ended, 31), Step::Deregister { id: RUNNER }, "the registration first");
+    let gone = ended.memory(|m| m.registration_gone = true);
+    let shutdown = Order::Send { topic: Topic::Shutdown, want: "shutdown".into(), id: None };
+    assert_eq!(step(&gone, 32), Step::Tell(shutdown));
+    let told = gone.clone().memory(|m| drop(m.orders.insert(Topic::Shutdown, drain_sent(32))));
+    assert_eq!(step(&told, 32), url(), "in the next pass");
+    let mut silent = gone;
+    silent.agent.as_mut().expect("bound").connected = false;
+    assert_eq!(step(&silent, 32), url(), "nobody hears it");
 }
 
 fn drain() -> Order {
