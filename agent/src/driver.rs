@@ -27,6 +27,7 @@ use crate::{
     installation::Installation,
     jit,
     key::{AgentKey, KeyError},
+    last_resort,
     logging::Log,
     machine::{ALIVE_PERIOD, Jobs, Machine, MachineError},
     metadata::Metadata,
@@ -50,8 +51,6 @@ const RECORD_PATIENCE: Duration = Duration::from_secs(1);
 const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at disk and memory.
 const LOOK: Duration = Duration::from_secs(10);
-/// The last resort comes after everything else that ends a machine of that age.
-const LAST_RESORT: Duration = Duration::from_secs(300);
 /// Nothing waits for the time.
 const QUIET: Duration = Duration::from_secs(3600);
 
@@ -150,7 +149,7 @@ pub async fn run(settings: Settings, ports: Ports, shutdown: CancellationToken) 
     };
     let looking = tokio::spawn(look(Sampler::new(place.subscribe()), session.inputs.clone()));
     let lifetimes = watch::Sender::new(settings.maximum_lifetime);
-    let limiting = tokio::spawn(limit_lifetime(ports.machine.clone(), lifetimes.subscribe()));
+    let limiting = tokio::spawn(last_resort::keep(ports.machine.clone(), lifetimes.subscribe()));
     let others = vec![serving, noticing, looking, recording, limiting];
     let tasks = Tasks { others, session: tokio::spawn(session.run()), preparing: None, collecting: None };
     let driver = Driver {
@@ -182,21 +181,6 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> AgentError + use<> {
 fn registered(paths: &Paths) -> io::Result<Option<Registration>> {
     let marker = durable::read(&paths.registration())?;
     Ok(marker.map(|bytes| serde_json::from_slice(&bytes).unwrap_or_default()))
-}
-
-/// Arms the machine's last resort, again with each other age. A machine without it still ends in every other way: no
-/// reason not to work.
-async fn limit_lifetime(machine: Arc<dyn Machine>, mut ages: watch::Receiver<Duration>) {
-    loop {
-        let age = *ages.borrow_and_update();
-        let age = (!age.is_zero()).then(|| age.saturating_add(LAST_RESORT));
-        if let Err(error) = machine.limit_lifetime(age).await {
-            tracing::error!(%error, "this machine's greatest age is not the one in the settings");
-        }
-        if ages.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 /// Looks now and then how full the machine is.

@@ -30,6 +30,7 @@ pub mod hook;
 pub mod installation;
 pub mod jit;
 pub mod key;
+mod last_resort;
 pub mod leaving;
 pub mod lines;
 pub mod logging;

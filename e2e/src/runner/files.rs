@@ -7,8 +7,6 @@ use std::{
     sync::LazyLock,
 };
 
-use jiff::Timestamp;
-
 use super::{settings::FILES, terminal};
 
 /// Deletes the configuration, as after a job and when the registration is gone.
@@ -23,7 +21,8 @@ pub(super) fn forget_configuration(root: &Path) {
 }
 
 /// This process's log: their names sort by the time of their start.
-static LOG: LazyLock<String> = LazyLock::new(|| format!("Runner_{}-utc.log", Timestamp::now().as_millisecond()));
+static LOG: LazyLock<String> =
+    LazyLock::new(|| format!("Runner_{}-{}-utc.log", terminal::now().replace([' ', ':'], "-"), std::process::id()));
 
 /// Opens `_diag/Runner_*.log`, which the release archive does not bring. A real runner does so before it reads its
 /// arguments, and dies where it may not.
