@@ -344,13 +344,13 @@ impl Driver {
 
     /// All of it is checked before any of it holds.
     fn configure(&mut self, command_id: Option<String>, wanted: Wanted) -> Input {
-        let outcome = self.base.with_operator(&wanted.values).map_err(|error| clean(&error.to_string(), TEXT_LIMIT));
+        let outcome = self.base.with_operator(&wanted.values()).map_err(|error| clean(&error.to_string(), TEXT_LIMIT));
         let outcome = outcome.map(|settings| {
             self.settings = settings;
             Configured { limits: self.settings.limits, level: self.settings.log_level }
         });
         tracing::info!(revision = wanted.revision, problem = outcome.as_ref().err(), "settings from the operator");
-        Input::Configured { command_id, revision: wanted.revision, names_runner: wanted.names_runner, outcome }
+        Input::Configured { command_id, revision: wanted.revision, names_runner: wanted.runner.is_some(), outcome }
     }
 
     /// What is being prepared already goes on; something else takes its place.

@@ -3,22 +3,26 @@
 
 use miglet_proto::v1;
 
-use crate::{installation::architecture, settings::Key};
+use crate::{installation::architecture, plan::Values, settings::Key};
 
 /// The keys that say which runner is installed: they are taken from one source all together, because a version of one and
 /// a hash of another fit nothing.
 pub(crate) const RUNNER: [&str; 3] = ["runner-version", "runner-minimum-version", "runner-sha256"];
 
-/// Values by key. What is left out is the machine's own business, and keys this agent does not have are left out.
+/// How the agent works, as values by key. What is left out is the machine's own business.
 #[must_use]
-pub fn values(settings: &v1::Settings) -> Vec<(&'static str, String)> {
-    let mut values = Vec::new();
-    if let Some(agent) = &settings.agent {
-        values.extend(agent_values(agent));
-    }
-    if let Some(runner) = &settings.runner {
-        values.extend(runner_values(runner));
-    }
+pub fn agent(agent: &v1::AgentConfig) -> Values {
+    known(agent_values(agent))
+}
+
+/// Which runner is started and how, likewise.
+#[must_use]
+pub fn runner(runner: &v1::RunnerSettings) -> Values {
+    known(runner_values(runner))
+}
+
+/// Keys this agent does not have are left out.
+fn known(values: Vec<(&'static str, String)>) -> Values {
     let known = values.into_iter().filter_map(|(name, value)| Some((Key::named(name)?.name, value)));
     known.filter(|(_, value)| !value.is_empty()).collect()
 }
@@ -88,8 +92,8 @@ mod tests {
 
     use super::*;
 
-    fn of(runner: v1::RunnerSettings) -> BTreeMap<&'static str, String> {
-        values(&v1::Settings { runner: Some(runner), ..v1::Settings::default() }).into_iter().collect()
+    fn of(settings: v1::RunnerSettings) -> BTreeMap<&'static str, String> {
+        runner(&settings).into_iter().collect()
     }
 
     fn archive(architecture: &str) -> v1::RunnerArchive {
@@ -133,21 +137,15 @@ mod tests {
             job_started_hook: "/a.sh".into(),
             job_completed_hook: "/b.sh".into(),
         };
-        let named = agent_values(&agent).into_iter().chain(runner_values(&runner)).collect::<Vec<_>>();
-        let settings = v1::Settings { agent: Some(agent), runner: Some(runner), ..v1::Settings::default() };
-        assert_eq!(values(&settings), named);
+        assert_eq!(super::agent(&agent), agent_values(&agent));
+        assert_eq!(super::runner(&runner), runner_values(&runner));
     }
 
     #[test]
     fn what_is_unset_is_left_to_the_machine() {
-        let nothing = v1::Settings {
-            agent: Some(v1::AgentConfig::default()),
-            runner: Some(v1::RunnerSettings::default()),
-            ..v1::Settings::default()
-        };
-        assert_eq!(values(&nothing), []);
-        let agent = v1::AgentConfig { heartbeat_period_seconds: 5, log_level: 4, ..v1::AgentConfig::default() };
-        let some = v1::Settings { agent: Some(agent), ..v1::Settings::default() };
-        assert_eq!(values(&some), [("heartbeat-seconds", "5".to_owned()), ("log-level", "debug".to_owned())]);
+        assert_eq!(runner(&v1::RunnerSettings::default()), []);
+        assert_eq!(agent(&v1::AgentConfig::default()), []);
+        let some = v1::AgentConfig { heartbeat_period_seconds: 5, log_level: 4, ..v1::AgentConfig::default() };
+        assert_eq!(agent(&some), [("heartbeat-seconds", "5".to_owned()), ("log-level", "debug".to_owned())]);
     }
 }

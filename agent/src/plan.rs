@@ -28,15 +28,27 @@ use crate::{
     supervisor::Launch,
 };
 
-/// What the operator wants of the agent.
+/// Values of the agent's own settings.
+pub type Values = Vec<(&'static str, String)>;
+
+/// What the operator wants of the agent. What it does not say stays as it was said last: an operator that has just taken
+/// over does not know yet, and a limit that a pool has lifted must not come back for that moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// The operator's name for it.
     pub revision: String,
-    /// Values of the agent's own settings.
-    pub values: Vec<(&'static str, String)>,
-    /// Whether it says which runner to start: else that is still to come.
-    pub names_runner: bool,
+    /// How the agent works.
+    pub agent: Option<Values>,
+    /// Which runner is started, and how.
+    pub runner: Option<Values>,
+}
+
+impl Wanted {
+    /// All that is said.
+    #[must_use]
+    pub fn values(&self) -> Values {
+        self.agent.iter().chain(&self.runner).flatten().cloned().collect()
+    }
 }
 
 /// What the plan needs to know of settings.
@@ -197,7 +209,7 @@ pub fn plan(mut state: State, input: Input, now: Now) -> (State, Vec<Effect>) {
         Input::Connected { vm_name, heartbeat, wanted } => {
             (state.connected, state.vm_name, state.heartbeat) = (true, vm_name, heartbeat);
             state.error.clear();
-            effects.push(configure(&state, None, wanted));
+            effects.push(configure(&mut state, None, wanted));
         }
         Input::Configured { command_id, revision, names_runner, outcome } => {
             effects.extend(configured(&mut state, command_id, (revision, names_runner), outcome));

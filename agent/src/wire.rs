@@ -97,8 +97,8 @@ pub(crate) fn exit(runner: &Runner) -> Option<v1::RunnerExit> {
 pub fn wanted(settings: &v1::Settings) -> Wanted {
     Wanted {
         revision: clean(&settings.revision, 64),
-        values: overlay::values(settings),
-        names_runner: settings.runner.is_some(),
+        agent: settings.agent.as_ref().map(overlay::agent),
+        runner: settings.runner.as_ref().map(overlay::runner),
     }
 }
 
@@ -110,7 +110,7 @@ pub fn connected(welcome: v1::Welcome) -> Input {
         vm_name: clean(&welcome.vm_name, 63),
         heartbeat: period.map(|seconds| seconds.min(3600).to_string()),
         // An operator older than settings wants what it always did: the runner that is there.
-        wanted: welcome.settings.map_or(Wanted { names_runner: true, ..Wanted::default() }, |s| wanted(&s)),
+        wanted: welcome.settings.map_or(Wanted { runner: Some(Vec::new()), ..Wanted::default() }, |s| wanted(&s)),
     }
 }
 

@@ -20,9 +20,14 @@ const NO_NEW_WORK: &str = "this machine takes no new work";
 /// Whatever an operator says: a chatty log must not fill a disk for days.
 const LONGEST_LOG_LEVEL: Duration = Duration::from_secs(24 * 3600);
 
-pub(super) fn configure(state: &State, command_id: Option<String>, mut wanted: Wanted) -> Effect {
-    let named = wanted.values.iter().any(|(name, _)| *name == "heartbeat-seconds");
-    wanted.values.extend(state.heartbeat.clone().filter(|_| !named).map(|period| ("heartbeat-seconds", period)));
+pub(super) fn configure(state: &mut State, command_id: Option<String>, wanted: Wanted) -> Effect {
+    let agent = wanted.agent.or_else(|| state.wanted.agent.take());
+    let runner = wanted.runner.or_else(|| state.wanted.runner.take());
+    state.wanted = Wanted { revision: wanted.revision, agent, runner };
+    let mut wanted = state.wanted.clone();
+    let agent = wanted.agent.get_or_insert_default();
+    let named = agent.iter().any(|(name, _)| *name == "heartbeat-seconds");
+    agent.extend(state.heartbeat.clone().filter(|_| !named).map(|period| ("heartbeat-seconds", period)));
     Effect::Configure { command_id, wanted }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use tokio::time::Instant;
 use tracing::level_filters::LevelFilter;
 
-use super::Answer;
+use super::{Answer, Wanted};
 use crate::{
     guards::{Guards, Watch},
     leaving::Leaving,
@@ -50,6 +50,8 @@ pub struct State {
     pub(crate) level: Option<(LevelFilter, Instant)>,
     /// What the operator's heartbeat is while its settings name none.
     pub(crate) heartbeat: Option<String>,
+    /// What the operator said last.
+    pub(crate) wanted: Wanted,
     /// Came before there was a runner to start.
     pub(crate) waiting: Option<Launch>,
     /// The cloud takes the machine away.

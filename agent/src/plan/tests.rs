@@ -30,7 +30,7 @@ fn register(id: &str) -> Input {
 }
 
 fn hello() -> Input {
-    let wanted = Wanted { names_runner: true, ..Wanted::default() };
+    let wanted = Wanted { runner: Some(Vec::new()), ..Wanted::default() };
     Input::Connected { vm_name: "vm".into(), heartbeat: None, wanted }
 }
 
@@ -379,4 +379,18 @@ fn a_drain_with_a_deadline_interrupts_the_job_then_and_not_before() {
     let (state, effects) = plan(state, Input::Tick, at(59));
     assert!(effects.is_empty(), "{effects:?}");
     assert!(has(&plan(state, Input::Tick, at(60)).1, |e| matches!(e, Effect::Interrupt)));
+}
+
+/// One that has just taken over does not know yet what the pool wants.
+#[test]
+fn what_an_operator_does_not_say_stays_as_it_was_said_last() {
+    let runner = Some(vec![("hook-job-started", "/a.sh".to_owned())]);
+    let agent = Some(vec![("guard-runtime-seconds", "3600".to_owned())]);
+    let said = Wanted { revision: "1".into(), agent, runner };
+    let (state, _) = step(connected(), command("c1", Command::Configure(said.clone())));
+    let silent = Wanted { revision: "2".into(), ..Wanted::default() };
+    let welcome = Input::Connected { vm_name: "vm".into(), heartbeat: None, wanted: silent };
+    let (_, effects) = step(state, welcome);
+    let [Effect::Configure { wanted, .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((wanted.revision.as_str(), wanted.values()), ("2", said.values()));
 }
