@@ -88,7 +88,7 @@ impl Events {
             Ok(Ok(_)) => Telling::New,
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => Telling::Old,
             // It would be refused again: a namespace that goes takes no events any more.
-            Ok(Err(kube::Error::Api(status))) if (400..429).contains(&status.code) => {
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 400 | 403 | 404 | 422) => {
                 warn!(%status, reason, "Event was refused");
                 Telling::New
             }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct AgentSettings {
     /// How often an agent reports when there is nothing new. When absent: what the operator is started with, 15 unless
-    /// changed.
+    /// changed. At most a third of the heartbeatTimeoutSeconds its VM was made with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 300))]
     pub heartbeat_period_seconds: Option<i32>,

@@ -13,41 +13,21 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     diagnostics::{Chunk, Diagnostics},
-    events::{Event, EventKind, Heard, Ledger},
+    events::{Event, EventKind, Heard},
     report::{Ack, Command, Report},
     settings::Policy,
 };
 use crate::wakes::{Key, Wakes};
 
+mod view;
+
+pub use self::view::AgentView;
+use self::view::{idle_since, matter, result_since};
+
 /// Commands that may wait for a slow connection; more are refused.
 const COMMAND_QUEUE: usize = 8;
 /// Commands of which an ack is kept: the latest. An order that is still waited for is sent again when its ack is not there.
 const ASKED: usize = 64;
-
-/// What the VM controller sees of an agent.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct AgentView {
-    /// Whether its stream is open now.
-    pub connected: bool,
-    /// When it was last heard, by our clock.
-    pub last_heard: Timestamp,
-    /// Since when it says that it has no job, in the same state, while it does.
-    pub idle_since: Option<Timestamp>,
-    /// Since when its job has a result.
-    pub result_since: Option<Timestamp>,
-    /// Where its events stand.
-    pub events: Ledger,
-    /// Version it runs.
-    pub version: String,
-    /// Minor version of the protocol it speaks.
-    pub minor: u32,
-    /// What it answered to commands, by their ids.
-    pub acks: BTreeMap<String, Ack>,
-    /// What it was asked for last, as far as it has come.
-    pub diagnostics: Option<Arc<Diagnostics>>,
-    /// What it last said, moved forward only.
-    pub report: Report,
-}
 
 /// A right to speak for a VM until a newer one is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -394,24 +374,6 @@ impl Sessions {
     }
 }
 
-/// Since when the agent says that it has no job: a state that changed starts anew.
-fn idle_since(before: Option<&AgentView>, report: &Report, now: Timestamp) -> Option<Timestamp> {
-    let kept = before.filter(|view| view.report.state == report.state).and_then(|view| view.idle_since);
-    report.jobless().then(|| kept.unwrap_or(now))
-}
-
-/// Since when the agent tells its job's result.
-fn result_since(before: Option<&AgentView>, report: &Report, now: Timestamp) -> Option<Timestamp> {
-    let told = report.job.as_ref().is_some_and(|job| !job.result.is_empty());
-    told.then(|| before.and_then(|view| view.result_since).unwrap_or(now))
-}
-
-/// What of a report can change a decision. The rest can change with every message: an agent that makes it so must not
-/// keep the controller, or GitHub, busy.
-fn matter(report: &Report) -> Report {
-    Report { health: None, error: String::new(), ..report.clone() }
-}
-
 impl Session {
     /// The VM it speaks for.
     #[must_use]
@@ -421,134 +383,4 @@ impl Session {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gateway::report::AgentState;
-
-    fn now() -> Timestamp {
-        Timestamp::UNIX_EPOCH
-    }
-
-    #[test]
-    fn a_late_close_does_not_touch_the_newer_session() {
-        let sessions = Sessions::default();
-        let (old, _old_commands) =
-            sessions.open(Key::new("ci", "vm"), Introduction::default(), Report::default(), now());
-        let (new, _commands) = sessions.open(Key::new("ci", "vm"), Introduction::default(), Report::default(), now());
-        sessions.close(&old);
-        assert!(sessions.view(new.vm()).expect("there").connected);
-        assert!(!sessions.report(&old, Report::default(), now()), "a replaced session must end");
-        assert!(sessions.report(&new, Report::default(), now()));
-    }
-
-    #[test]
-    fn what_an_agent_promised_it_is_asked_again_in_the_next_session() {
-        let sessions = Sessions::default();
-        let vm = Key::new("ci", "vm");
-        let (session, _commands) = sessions.open(vm.clone(), Introduction::default(), Report::default(), now());
-        sessions.send(&vm, "order", Command::CollectDiagnostics).expect("sent");
-        sessions.acked(&session, ("order".into(), Ack { refusal: None }));
-        let promised = || sessions.view(&vm).expect("there").acks.contains_key("order");
-        assert!(promised());
-        let _next = sessions.open(vm.clone(), Introduction::default(), Report::default(), now());
-        assert!(!promised());
-    }
-
-    #[test]
-    fn idleness_is_counted_from_the_first_report_of_one_state_without_a_job() {
-        let at = |second| Timestamp::from_second(second).expect("a time");
-        let says = |state, runner: &str| Report { state, runner_name: runner.into(), ..Report::default() };
-        let sessions = Sessions::default();
-        let (session, _commands) =
-            sessions.open(Key::new("ci", "vm"), Introduction::default(), says(AgentState::Ready, ""), at(1));
-        let since = |report, second| {
-            assert!(sessions.report(&session, report, at(second)));
-            sessions.view(session.vm()).expect("there").idle_since
-        };
-        assert_eq!(since(says(AgentState::Ready, ""), 2), Some(at(1)));
-        assert_eq!(since(says(AgentState::Registering, "r"), 3), None, "a runner that starts may get a job");
-        assert_eq!(since(says(AgentState::Idle, "r"), 4), Some(at(4)));
-        assert_eq!(since(says(AgentState::Idle, "r"), 5), Some(at(4)));
-        assert_eq!(since(says(AgentState::Busy, "r"), 6), None);
-        assert_eq!(since(says(AgentState::Idle, "r"), 7), None, "busy once is busy");
-    }
-
-    #[tokio::test]
-    async fn an_agent_that_only_changes_its_words_wakes_nobody() {
-        use futures::StreamExt;
-        let wakes = Wakes::default();
-        let mut woken = Box::pin(wakes.stream(std::time::Duration::ZERO));
-        let sessions = Sessions::new(wakes);
-        let (session, _commands) =
-            sessions.open(Key::new("ci", "vm"), Introduction::default(), Report::default(), now());
-        assert!(woken.next().await.is_some(), "the session itself is news");
-        for error in ["a", "b", "c"] {
-            assert!(sessions.report(&session, Report { error: error.into(), ..Report::default() }, now()));
-        }
-        assert!(futures::poll!(woken.next()).is_pending());
-        assert!(sessions.report(&session, Report { state: AgentState::Ready, ..Report::default() }, now()));
-        assert!(futures::poll!(woken.next()).is_ready());
-    }
-
-    fn event(sequence: u64, kind: EventKind) -> Event {
-        Event { sequence, kind, happened: None, job: None, exit: None, detail: String::new() }
-    }
-
-    #[test]
-    fn an_events_ack_follows_its_write_and_outlives_the_connection() {
-        let sessions = Sessions::default();
-        let vm = Key::new("ci", "vm");
-        let (session, _commands) = sessions.open(vm.clone(), Introduction::default(), Report::default(), now());
-        let acks = sessions.acks(&session, 5);
-        assert_eq!(sessions.event(&session, &event(5, EventKind::JobStarted), now()), Heard::Replayed);
-        assert_eq!(sessions.event(&session, &event(9, EventKind::JobCompleted), now()), Heard::New);
-        assert_eq!(*acks.borrow(), 8);
-        let (session, _commands) = sessions.open(vm.clone(), Introduction::default(), Report::default(), now());
-        let acks = sessions.acks(&session, 5);
-        assert_eq!(sessions.event(&session, &event(9, EventKind::JobCompleted), now()), Heard::Replayed);
-        assert_eq!(*acks.borrow(), 8);
-        sessions.settle(&vm, |_| true);
-        assert_eq!(*acks.borrow(), 9);
-    }
-
-    #[test]
-    fn events_of_a_vm_that_is_gone_are_acked_and_given_back() {
-        let sessions = Sessions::default();
-        let vm = Key::new("ci", "vm");
-        let (session, _commands) = sessions.open(vm.clone(), Introduction::default(), Report::default(), now());
-        let acks = sessions.acks(&session, 0);
-        assert_eq!(sessions.event(&session, &event(9, EventKind::JobCompleted), now()), Heard::New);
-        assert_eq!(sessions.forget(&vm), [EventKind::JobCompleted]);
-        assert_eq!(*acks.borrow(), 9);
-        assert_eq!(sessions.event(&session, &event(10, EventKind::Error), now()), Heard::Gone);
-    }
-
-    #[test]
-    fn only_what_was_asked_is_answered_and_the_latest_answers_stay() {
-        let sessions = Sessions::default();
-        let vm = Key::new("ci", "vm");
-        let (session, mut commands) = sessions.open(vm.clone(), Introduction::default(), Report::default(), now());
-        for number in 0..200 {
-            sessions.acked(&session, (format!("never-{number}"), Ack { refusal: None }));
-        }
-        for number in 0..=ASKED {
-            let id = format!("c{number}");
-            sessions.send(&vm, &id, Command::CollectDiagnostics).expect("sent");
-            commands.try_recv().expect("received");
-            sessions.acked(&session, (id, Ack { refusal: None }));
-        }
-        let acks = sessions.view(&vm).expect("there").acks;
-        assert_eq!(acks.len(), ASKED);
-        assert!(!acks.contains_key("c0") && acks.contains_key("c1") && acks.contains_key(&format!("c{ASKED}")));
-    }
-
-    #[test]
-    fn a_command_to_a_closed_session_is_an_error() {
-        let sessions = Sessions::default();
-        let (session, _commands) =
-            sessions.open(Key::new("ci", "vm"), Introduction::default(), Report::default(), now());
-        sessions.close(&session);
-        let result = sessions.send(session.vm(), "c", Command::CollectDiagnostics);
-        assert_eq!(result, Err(SendError::NotConnected));
-    }
-}
+mod tests;
