@@ -56,9 +56,9 @@ impl Scene {
         let archive = RunnerArchive::serve().await?;
         let github = GithubOptions {
             poll: Duration::from_secs(1),
-            // A slow machine is not a lost one.
-            offline_after: Duration::from_secs(20),
-            lost_after: Duration::from_secs(20),
+            // A slow machine is not a lost one: a listener that floods its own output does nothing else meanwhile.
+            offline_after: Duration::from_secs(60),
+            lost_after: Duration::from_secs(60),
             ..GithubOptions::default()
         };
         let group = GroupSpec::zonal(GROUP, ZONE).metadata("miglet-maximum-lifetime-seconds", "86400");
