@@ -6,6 +6,7 @@ use std::{
         process::ExitStatusExt,
     },
     path::Path,
+    process::Stdio,
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use rustix::process::Signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
+    process,
     time::timeout,
 };
 
@@ -30,6 +32,7 @@ use crate::{
 /// Whatever is written there finds no space.
 const FULL: &str = "/dev/full";
 const NO_SPACE: &str = "No space left on device";
+const READ_ONLY: &str = "Read-only file system";
 
 /// Nobody can make a file below it, root neither.
 const UNWRITABLE: &str = "/sys/kernel/miglet";
@@ -124,6 +127,41 @@ async fn a_state_directory_that_cannot_be_written_ends_the_agent_with_its_name()
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && text.contains(&format!("could not use {UNWRITABLE}: ")), "{text}");
     assert!(world.told(&format!("could not use {UNWRITABLE}: ")), "it is told outside the machine too");
+}
+
+/// The agent, where this directory is on a disk that cannot be written. The mount is its process's own, and ends with it.
+fn on_read_only_disk(world: &World, directory: &Path) -> process::Command {
+    let agent = world.command("run");
+    let mut command = process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", r#"mount -t tmpfs -o ro none "$0" && exec "$@""#]).arg(directory);
+    command.arg(agent.as_std().get_program()).args(agent.as_std().get_args());
+    let set = agent.as_std().get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+    command.envs(set).stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+#[tokio::test]
+async fn a_read_only_disk_is_told_with_the_directory_that_is_on_it() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can mount a disk");
+        return;
+    }
+    let world = World::new(RUNNER).await;
+    let mut operator = world.operator().await;
+    world.introduce(&operator);
+    std::fs::create_dir_all(&world.paths.state).unwrap();
+    let output = timeout(PATIENCE, on_read_only_disk(&world, &world.paths.state).output()).await;
+    let text = String::from_utf8(output.expect("it ends").unwrap().stderr).unwrap();
+    assert!(text.contains(&world.paths.state.display().to_string()) && text.contains(READ_ONLY), "{text}");
+    assert!(world.told(READ_ONLY), "it is told outside the machine too");
+
+    std::fs::create_dir_all(&world.paths.data).unwrap();
+    let _agent = on_read_only_disk(&world, &world.paths.data).spawn().unwrap();
+    let mut session = operator.session().await;
+    session.register("r1", JIT).await;
+    session.until_state(AgentState::Error).await;
+    assert!(detail(&session).contains(READ_ONLY), "{}", detail(&session));
+    assert_eq!(world.runner_file("jit"), None, "nothing was started");
 }
 
 #[tokio::test]
