@@ -35,6 +35,11 @@ pub trait Machine: Send + Sync {
     /// where there is none. Asked again, the last age holds.
     async fn limit_lifetime(&self, age: Option<Duration>) -> Result<(), MachineError>;
 
+    /// Whether that was asked for since its boot.
+    fn has_limited_lifetime(&self) -> bool {
+        false
+    }
+
     /// Makes sure that jobs get no more than they should. Asked before the operator is called, and again right before
     /// a runner is started.
     async fn confine(&self, _jobs: &Jobs) -> Result<(), MachineError> {
@@ -215,15 +220,18 @@ impl Systemd {
 
     /// Writes the timer's age over the packaged one; true unless it was there.
     fn age(&self, age: Duration) -> io::Result<bool> {
-        let dir = self.units.join(format!("{LAST_RESORT}.d"));
-        let path = dir.join("age.conf");
+        let path = self.age_file();
         // The empty one takes back the packaged one.
         let text = format!("[Timer]\nOnBootSec=\nOnBootSec={}\n", age.as_secs());
         if std::fs::read_to_string(&path).is_ok_and(|present| present == text) {
             return Ok(false);
         }
-        std::fs::create_dir_all(dir)?;
+        path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
         std::fs::write(path, text).map(|()| true)
+    }
+
+    fn age_file(&self) -> PathBuf {
+        self.units.join(format!("{LAST_RESORT}.d/age.conf"))
     }
 
     /// Runs a program to its end, within a bound.
@@ -274,6 +282,10 @@ impl Machine for Systemd {
         }
         self.run(ACTION, "systemctl", &["daemon-reload"], "").await?;
         self.run(ACTION, "systemctl", &["restart", LAST_RESORT], "").await
+    }
+
+    fn has_limited_lifetime(&self) -> bool {
+        self.age_file().exists()
     }
 
     async fn confine(&self, jobs: &Jobs) -> Result<(), MachineError> {

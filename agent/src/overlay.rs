@@ -34,6 +34,7 @@ fn agent_values(agent: &v1::AgentConfig) -> Vec<(&'static str, String)> {
         ("heartbeat-seconds", number(agent.heartbeat_period_seconds)),
         ("log-level", level(agent.log_level)),
         ("guard-runtime-seconds", number(guards.max_runtime_seconds)),
+        ("maximum-lifetime-seconds", number(agent.maximum_lifetime_seconds)),
     ];
     let names = [
         ("guard-disk-warn-percent", "guard-disk-act-percent", guards.disk),
@@ -126,7 +127,12 @@ mod tests {
     fn everything_an_operator_can_say_is_a_key_of_ours() {
         let threshold = Some(v1::Threshold { warn_percent: 1, act_percent: 2 });
         let guards = v1::Guards { max_runtime_seconds: 60, disk: threshold, memory: threshold };
-        let agent = v1::AgentConfig { heartbeat_period_seconds: 5, log_level: 4, guards: Some(guards) };
+        let agent = v1::AgentConfig {
+            heartbeat_period_seconds: 5,
+            log_level: 4,
+            guards: Some(guards),
+            maximum_lifetime_seconds: 9,
+        };
         let runner = v1::RunnerSettings {
             version: "2.336.0".into(),
             minimum_version: "2.330.0".into(),

@@ -229,7 +229,10 @@ pub(super) fn wire(id: String, command: Command) -> v1::Command {
 pub(super) fn wire_settings(settings: Settings) -> v1::Settings {
     v1::Settings {
         revision: settings.revision,
-        agent: settings.agent.as_ref().map(wire_agent),
+        agent: settings.agent.as_ref().map(|agent| v1::AgentConfig {
+            maximum_lifetime_seconds: settings.maximum_lifetime_seconds,
+            ..wire_agent(agent)
+        }),
         runner: settings.runner.map(wire_runner),
     }
 }
@@ -253,6 +256,7 @@ fn wire_agent(agent: &AgentSettings) -> v1::AgentConfig {
         heartbeat_period_seconds: unsigned(agent.heartbeat_period_seconds),
         log_level: wire_level(agent.log_level),
         guards: agent.guards.as_ref().map(guards),
+        ..v1::AgentConfig::default()
     }
 }
 

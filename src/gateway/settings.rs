@@ -17,7 +17,7 @@ use aws_lc_rs::digest;
 use serde::Serialize;
 
 use crate::{
-    crd::{AgentSettings, Checksums, RunnerSettings, RunnerVmSpec},
+    crd::{AgentSettings, Checksums, Lifecycle, RunnerSettings, RunnerVmSpec},
     forge::Offer,
 };
 
@@ -40,6 +40,8 @@ pub struct Settings {
     pub revision: String,
     /// How it works; `None` while the pool was not looked at.
     pub agent: Option<AgentSettings>,
+    /// Age at which its machine may end without being asked: nothing that the pool allows takes longer. 0 as long.
+    pub maximum_lifetime_seconds: u32,
     /// Which runner it starts; `None` as long.
     pub runner: Option<RunnerChoice>,
 }
@@ -71,7 +73,11 @@ pub struct Archive {
 pub fn settings(spec: &RunnerVmSpec, policy: Option<&Policy>) -> Settings {
     let Some(policy) = policy else { return Settings::default() };
     let (agent, runner) = (work(spec, &policy.agent), choose(&spec.runner, policy.offer.as_ref()));
-    let mut settings = Settings { revision: String::new(), agent: Some(agent), runner: Some(runner) };
+    let Lifecycle { max_lifetime_seconds, termination_grace_period_seconds, .. } = spec.lifecycle;
+    let longest = max_lifetime_seconds.saturating_add(termination_grace_period_seconds);
+    let maximum_lifetime_seconds = u32::try_from(longest).unwrap_or_default();
+    let mut settings =
+        Settings { revision: String::new(), agent: Some(agent), maximum_lifetime_seconds, runner: Some(runner) };
     settings.revision = revision(&settings);
     settings
 }
@@ -157,6 +163,13 @@ mod tests {
         let runner = settings(&spec(pinned), Some(&policy())).runner.unwrap();
         let expected = Archive { architecture: "arm64", sha256: "b".repeat(64), url: String::new() };
         assert_eq!((runner.version.as_str(), runner.archives), ("2.330.0", vec![expected]));
+    }
+
+    #[test]
+    fn a_machine_may_get_as_old_as_its_pool_allows() {
+        let mut made = spec(serde_json::json!({}));
+        (made.lifecycle.max_lifetime_seconds, made.lifecycle.termination_grace_period_seconds) = (2_592_000, 432_000);
+        assert_eq!(settings(&made, Some(&policy())).maximum_lifetime_seconds, 3_024_000);
     }
 
     #[test]

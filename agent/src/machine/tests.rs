@@ -107,7 +107,9 @@ async fn the_last_resort_is_the_packaged_timer_with_the_age_of_the_settings() {
     let machine = programs.machine();
     let limit = async |seconds| machine.limit_lifetime(Some(Duration::from_secs(seconds))).await.expect("armed");
     let age = || std::fs::read_to_string(programs.0.path().join("units/miglet-last-resort.timer.d/age.conf"));
+    assert!(!machine.has_limited_lifetime());
     limit(86_700).await;
+    assert!(programs.machine().has_limited_lifetime(), "the next agent knows it");
     assert_eq!(programs.called("systemctl"), ARMED);
     assert_eq!(age().expect("drop-in"), "[Timer]\nOnBootSec=\nOnBootSec=86700\n");
     // The next agent's.

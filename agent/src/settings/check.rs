@@ -223,8 +223,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// A month is far beyond any job.
 fn period(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse::<u32>().ok().filter(|s| *s <= 2_592_000);
-    seconds.map(|s| Duration::from_secs(s.into())).ok_or_else(|| format!("{text:?} is not a number from 0 to 2592000"))
+    let seconds = text.parse::<u32>().ok().filter(|s| *s <= 5_184_000);
+    seconds.map(|s| Duration::from_secs(s.into())).ok_or_else(|| format!("{text:?} is not a number from 0 to 5184000"))
 }
 
 fn percent(text: &str) -> Result<u8, String> {
