@@ -18,7 +18,7 @@ use miglet_agent::{
     logging, machine,
     metadata::Metadata,
     paths::Paths,
-    settings::{self, Collected, Environment, Flags, KEYS, Settings, SettingsError, reference},
+    settings::{self, Collected, Environment, Flags, InstallFlags, KEYS, Settings, SettingsError, reference},
     shim, status,
 };
 use rustix::process::DumpableBehavior;
@@ -50,7 +50,7 @@ enum Command {
     /// Install the configured runner now, as when an image is made
     Install {
         #[command(flatten)]
-        flags: Flags,
+        flags: InstallFlags,
     },
     /// Show every setting, its value and where it came from
     Config {
@@ -155,7 +155,7 @@ async fn start(command: Command) -> Result<(), BoxError> {
             }
             ended
         }
-        Command::Install { flags } => install(&flags).await,
+        Command::Install { flags: InstallFlags(flags) } => install(&flags).await,
         Command::Config { reference: true, .. } => Ok(write!(io::stdout(), "{}", reference::page())?),
         Command::Config { flags, json, .. } => show_config(&flags, json).await,
         Command::Doctor { flags, github_url, json } => examine(&flags, &github_url, json).await,

@@ -28,7 +28,7 @@ use tracing::level_filters::LevelFilter;
 use crate::{hook::Scripts, installation::Installation, machine, metadata::MetadataError, paths::Paths, plan::Limits};
 
 pub use collect::{Collected, Environment};
-pub use flags::Flags;
+pub use flags::{Flags, InstallFlags};
 pub use keys::{KEYS, Key};
 
 /// Everything the agent needs to know before it starts.

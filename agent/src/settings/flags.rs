@@ -6,6 +6,19 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
 use super::{KEYS, Key};
 
+/// What says which runner is installed, from where and to where.
+const INSTALLATION: [&str; 9] = [
+    "config",
+    "metadata-host",
+    "runner-dir",
+    "runner-version",
+    "runner-minimum-version",
+    "runner-sha256",
+    "runner-sources",
+    "cache-dir",
+    "log-level",
+];
+
 /// The settings given on the command line.
 #[derive(Clone, Debug, Default)]
 pub struct Flags(BTreeMap<&'static str, String>);
@@ -41,6 +54,31 @@ impl Args for Flags {
 
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
+    }
+}
+
+/// The flags of a command that only installs a runner: the others are taken, but nobody has to read about them.
+#[derive(Clone, Debug)]
+pub struct InstallFlags(pub Flags);
+
+impl Args for InstallFlags {
+    fn augment_args(command: Command) -> Command {
+        let matters = |key: &Key| INSTALLATION.contains(&key.name);
+        command.args(KEYS.iter().map(|key| key.flag().hide(!matters(key))))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for InstallFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Flags::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
     }
 }
 
