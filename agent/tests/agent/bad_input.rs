@@ -6,7 +6,6 @@ use std::{
         process::ExitStatusExt,
     },
     path::Path,
-    process::Stdio,
     time::Duration,
 };
 
@@ -131,13 +130,8 @@ async fn a_state_directory_that_cannot_be_written_ends_the_agent_with_its_name()
 
 /// The agent, where this directory is on a disk that cannot be written. The mount is its process's own, and ends with it.
 fn on_read_only_disk(world: &World, directory: &Path) -> process::Command {
-    let agent = world.command("run");
-    let mut command = process::Command::new("unshare");
-    command.args(["--mount", "sh", "-c", r#"mount -t tmpfs -o ro none "$0" && exec "$@""#]).arg(directory);
-    command.arg(agent.as_std().get_program()).args(agent.as_std().get_args());
-    let set = agent.as_std().get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
-    command.envs(set).stdin(Stdio::null()).kill_on_drop(true);
-    command
+    let mount = r#"mount -t tmpfs -o ro none "$0" && exec "$@""#;
+    world.begun_by("unshare", &["--mount", "sh", "-c", mount, directory.to_str().unwrap()])
 }
 
 #[tokio::test]

@@ -245,18 +245,23 @@ impl World {
 
     /// One that may leave core files in the machine's directory, as far as its user is concerned.
     pub(crate) fn dumping(&self) -> Command {
-        let mut command = self.command("run");
-        let program = command.as_std().get_program().to_owned();
-        let environment: Vec<_> = command.as_std().get_envs().map(|(k, v)| (k.to_owned(), v.map(Into::into))).collect();
-        command = Command::new("sh");
-        command.args(["-c", "ulimit -c unlimited; exec \"$0\" run"]).arg(program).current_dir(self.dir.path());
-        for (name, value) in environment {
+        let mut command = self.begun_by("sh", &["-c", "ulimit -c unlimited; exec \"$@\"", "sh"]);
+        command.current_dir(self.dir.path()).stderr(self.log());
+        command
+    }
+
+    /// An agent that another program becomes, whose arguments end with the agent's command line.
+    pub(crate) fn begun_by(&self, program: &str, arguments: &[&str]) -> Command {
+        let agent = self.command("run");
+        let mut command = Command::new(program);
+        command.args(arguments).arg(agent.as_std().get_program()).args(agent.as_std().get_args());
+        for (name, value) in agent.as_std().get_envs() {
             match value {
-                Some(value) => command.env::<_, std::ffi::OsString>(name, value),
+                Some(value) => command.env(name, value),
                 None => command.env_remove(name),
             };
         }
-        command.stdin(Stdio::null()).stderr(self.log()).kill_on_drop(true);
+        command.stdin(Stdio::null()).kill_on_drop(true);
         command
     }
 
