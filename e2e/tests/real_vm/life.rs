@@ -78,7 +78,7 @@ async fn a_vm_without_an_agent_goes_off_at_its_greatest_age() -> Result {
     const AGE: &str = "systemctl show --property TimersMonotonic miglet-last-resort.timer";
     let Some(scene) = Scene::open().await? else { return Ok(()) };
     let age = async || scene.root(AGE).await.unwrap_or_default();
-    // Not the packaged one: what the template says.
+    // Not the packaged one: as long as the pool allows.
     scene.until("the agent's age of the timer", age, |age| age.contains("OnBootUSec=1d 5min ;")).await?;
     scene.root("systemctl mask --now miglet.service").await?;
     // Which the age has passed when it gets there: off at once.

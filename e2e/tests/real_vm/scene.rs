@@ -61,11 +61,12 @@ impl Scene {
             lost_after: Duration::from_secs(60),
             ..GithubOptions::default()
         };
-        let group = GroupSpec::zonal(GROUP, ZONE).metadata("miglet-maximum-lifetime-seconds", "86400");
-        let group = template(archive.wanted(group));
+        let group = template(archive.wanted(GroupSpec::zonal(GROUP, ZONE)));
         let options = WorldOptions { machines: Some(machines.clone()), group, github, ..WorldOptions::default() };
         let world = World::start(options).await?;
-        let lifecycle = json!({"launchTimeoutSeconds": 600, "registrationTimeoutSeconds": 600});
+        // Together a day: what the machine's last resort waits for.
+        let lifecycle = json!({"launchTimeoutSeconds": 600, "registrationTimeoutSeconds": 600,
+            "maxLifetimeSeconds": 43200, "terminationGracePeriodSeconds": 43200});
         world.apply_pool("linux", 1, json!({"spec": {"lifecycle": lifecycle}})).await?;
         let vm = match idle(&world).await {
             Ok(vm) => vm,
