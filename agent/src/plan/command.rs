@@ -100,7 +100,8 @@ pub(super) fn obey(state: &mut State, id: String, command: Command, now: Instant
         Command::CollectDiagnostics => {
             vec![answer(state, id.clone(), None), Effect::Collect { command_id: id }]
         }
-        // A second one is no abort, unlike `miglet drain`: an operator that was restarted says everything again.
+        // A second one aborts the job by its deadline, not, like `miglet drain`, by being the second: an operator that was
+        // restarted says everything again.
         Command::Drain { deadline } => {
             state.draining = true;
             if let Some(until) = deadline.and_then(|deadline| now.checked_add(deadline)) {

@@ -42,6 +42,7 @@ struct Figures {
     rss_idle_mib: f64,
     rss_busy_mib: f64,
     rss_shim_mib: f64,
+    rss_shim_own_mib: f64,
     output_mib_per_second: f64,
     cpu_idle_percent: f64,
     start_to_session_ms: f64,
@@ -92,6 +93,7 @@ pub(super) async fn measure() -> Result<String, Trouble> {
         rss_idle_mib: round(rss),
         rss_busy_mib: round(busy.agent),
         rss_shim_mib: round(busy.shim),
+        rss_shim_own_mib: round(busy.shim_own),
         output_mib_per_second: round(busy.output),
         // Finer than the others: a whole percent would be ten times too much.
         cpu_idle_percent: (cpu * 10_000.0).round() / 10_000.0,

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::Actor;
 use crate::{
     crd::{LogLevel, RunnerVmStatus, conditions::DRAINING, conditions::find, names},
-    gateway::{report::Command, sessions::SendError, settings::settings},
+    gateway::{report::Command, settings::settings},
     vm::{
         Error,
         memory::Sent,
@@ -35,14 +35,12 @@ impl Actor<'_> {
         let now = self.context.clock.now();
         let repeated = id.is_some();
         let id = id.unwrap_or_else(|| Uuid::new_v4().to_string());
-        match self.context.sessions.send(&self.key, &id, self.command(topic, want, status)) {
-            // Its return wakes the next pass, which looks again at what it was told.
-            Ok(()) | Err(SendError::NotConnected) => {}
-            Err(error) => return Err(Error::Session(error)),
-        }
-        info!(vm = %self.key, topic = topic.as_str(), want, repeated, "Agent is told");
-        let sent = Sent { want: want.to_owned(), id, at: now, settled: false };
-        self.remember(|memory| drop(memory.orders.insert(topic, sent)))
+        // One that is not connected is told after its return. One that takes no commands is told again later: the end of its
+        // VM does not wait for that.
+        let sent = self.context.sessions.send(&self.key, &id, self.command(topic, want, status)).is_ok();
+        info!(vm = %self.key, topic = topic.as_str(), want, repeated, sent, "Agent is told");
+        let order = Sent { want: want.to_owned(), id, at: now, settled: false };
+        self.remember(|memory| drop(memory.orders.insert(topic, order)))
     }
 
     fn command(&self, topic: Topic, want: &str, status: &RunnerVmStatus) -> Command {
@@ -51,7 +49,7 @@ impl Actor<'_> {
             Topic::Drain => {
                 let requested = self.vm.metadata.deletion_timestamp.as_ref().map(|time| time.0);
                 let grace = spec.lifecycle.termination_grace_period_seconds;
-                let deadline_seconds = drain_deadline(requested, grace, self.context.clock.now());
+                let deadline_seconds = drain_deadline(want, requested, grace, self.context.clock.now());
                 Command::Drain { reason: why_it_goes(status), deadline_seconds }
             }
             Topic::Shutdown => Command::Shutdown { reason: why_it_goes(status) },

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::{
     Order, Plan, Step, Topic, Wait, later, later_by,
     life::{clear_name, corroborated, never_asked, silent},
+    orders::abort_unsaid,
 };
 use crate::{
     compute::{DeleteTarget, GroupAction},
@@ -36,7 +37,7 @@ pub(super) fn plan(view: &VmView, requested: Timestamp, now: Timestamp, timing: 
     let cut = cut(view, requested, now);
     let dead = view.dead(now, timing).is_some();
     if matches!(registration, Registration::Gone | Registration::LeftBehind) || dead || cut {
-        if let Some(step) = farewell(view, &registration).or_else(|| instance(view, now, timing)) {
+        if let Some(step) = farewell(view, &registration, cut).or_else(|| instance(view, now, timing)) {
             return Plan::act(step);
         }
         if !view.instance_gone(now, timing) {
@@ -60,12 +61,15 @@ pub(super) fn plan(view: &VmView, requested: Timestamp, now: Timestamp, timing: 
 }
 
 /// The last thing an agent is told, once; nothing waits for what it does about it. One whose runner has ended turns its
-/// machine off and says so. One that said its machine stops working waits for this word before it stops an idle listener.
-fn farewell(view: &VmView, registration: &Registration) -> Option<Step> {
+/// machine off and says so. One whose job is not waited for interrupts it. One that said its machine stops working waits for this word before it stops an idle listener.
+fn farewell(view: &VmView, registration: &Registration, cut: bool) -> Option<Step> {
     let agent = view.agent.as_ref().filter(|agent| agent.connected)?;
     let unsaid = |topic| !view.memory.orders.contains_key(&topic);
     if agent.report.exit.is_some() {
         return unsaid(Topic::Shutdown).then(|| Step::Tell(Order::shutdown()));
+    }
+    if cut && agent.report.state == AgentState::Busy {
+        return abort_unsaid(view).then(|| Step::Tell(Order::abort()));
     }
     let waits = agent.report.notice.is_some() || agent.report.draining;
     let due = waits && matches!(registration, Registration::Gone) && unsaid(Topic::Drain);
@@ -79,7 +83,7 @@ fn hopeless(view: &VmView, registration: &Registration, requested: Timestamp, no
 }
 
 /// Whether the wait for the job is over, by the user's own deadline or word.
-fn cut(view: &VmView, requested: Timestamp, now: Timestamp) -> bool {
+pub(super) fn cut(view: &VmView, requested: Timestamp, now: Timestamp) -> bool {
     view.terminate_now().is_some() || grace_over(view, requested, now)
 }
 

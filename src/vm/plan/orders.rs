@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{later, later_by, until};
+use super::{drain::cut, later, later_by, until};
 use crate::{
     crd::{LogLevel, names},
     gateway::{
@@ -21,9 +21,11 @@ use crate::{
     },
 };
 
-/// There is only one way to drain.
+/// A job that runs may take its time.
 const DRAIN: &str = "drain";
-/// And only one to turn a machine off.
+/// It may not: the second drain, which interrupts it, so that GitHub learns of its end before the machine is gone.
+const ABORT: &str = "abort";
+/// There is only one way to turn a machine off.
 const SHUTDOWN: &str = "shutdown";
 /// An order nobody answered is repeated after this.
 const RETRY: Duration = Duration::from_secs(10);
@@ -96,6 +98,11 @@ impl Order {
         Self::Send { topic: Topic::Drain, want: DRAIN.to_owned(), id: None }
     }
 
+    /// Do not wait for the job, said for the first time.
+    pub(super) fn abort() -> Self {
+        Self::Send { topic: Topic::Drain, want: ABORT.to_owned(), id: None }
+    }
+
     /// Turn the machine off, said for the first time.
     pub(super) fn shutdown() -> Self {
         Self::Send { topic: Topic::Shutdown, want: SHUTDOWN.to_owned(), id: None }
@@ -107,7 +114,7 @@ pub(super) fn next(view: &VmView, now: Timestamp) -> (Option<Order>, Option<Dura
     let Some(agent) = view.agent.as_ref().filter(|agent| agent.connected) else { return (None, None) };
     let newer = [settings(view, agent), log_level(view, agent, now), diagnostics(view)];
     // An agent of minor 0 knows how to drain, and nothing else in here.
-    let wishes = [drain(view, agent)].into_iter().chain(newer.into_iter().filter(|_| agent.minor > 0));
+    let wishes = [drain(view, agent, now)].into_iter().chain(newer.into_iter().filter(|_| agent.minor > 0));
     let mut soonest = None;
     for wish in wishes.flatten() {
         match state(view, agent, &wish, now) {
@@ -161,17 +168,24 @@ fn sent(view: &VmView, topic: Topic) -> Option<&Sent> {
 
 /// A busy agent learns how long its job may still take; an idle one only when its registration is out of our reach,
 /// because to stop its listener first would leave a registration that GitHub may still give a job.
-fn drain(view: &VmView, agent: &AgentView) -> Option<Wish> {
-    view.deletion_requested()?;
+fn drain(view: &VmView, agent: &AgentView, now: Timestamp) -> Option<Wish> {
+    let requested = view.deletion_requested()?;
+    let want = if cut(view, requested, now) { ABORT } else { DRAIN };
     let unreachable = view.access == Access::Lost && !view.memory.registration_gone;
     let wanted = agent.report.exit.is_none() && (agent.report.state == AgentState::Busy || unreachable);
-    wanted.then(|| Wish { topic: Topic::Drain, want: DRAIN.to_owned(), patience: RETRY })
+    wanted.then(|| Wish { topic: Topic::Drain, want: want.to_owned(), patience: RETRY })
 }
 
-/// Seconds a job may still take.
+/// Whether the agent was not told yet that its job is not waited for.
+pub(super) fn abort_unsaid(view: &VmView) -> bool {
+    sent(view, Topic::Drain).is_none_or(|sent| sent.want != ABORT)
+}
+
+/// Seconds a job may still take under such a drain of a VM whose deletion was requested then.
 #[must_use]
-pub fn drain_deadline(view_requested: Option<Timestamp>, grace: i32, now: Timestamp) -> u32 {
-    let left = view_requested.map_or(Duration::ZERO, |requested| until(later_by(requested, grace), now));
+pub fn drain_deadline(want: &str, requested: Option<Timestamp>, grace: i32, now: Timestamp) -> u32 {
+    let requested = requested.filter(|_| want != ABORT);
+    let left = requested.map_or(Duration::ZERO, |requested| until(later_by(requested, grace), now));
     // 0 would mean that there is no deadline.
     u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1)
 }

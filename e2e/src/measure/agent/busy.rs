@@ -31,6 +31,8 @@ const WRITTEN: f64 = 500_000_000.0 / 1024.0 / 1024.0;
 pub(super) struct Busy {
     pub(super) agent: f64,
     pub(super) shim: f64,
+    /// Of that, what it does not share with the agent: all but the program's text.
+    pub(super) shim_own: f64,
     /// Taken in each second.
     pub(super) output: f64,
 }
@@ -58,6 +60,7 @@ pub(super) async fn measure(mut agent: Child, folder: &Path, orders: &Orders) ->
     let busy = Busy {
         agent: mib(agent.id().ok_or("the agent ended")?, "VmHWM")?,
         shim: mib(shim, "VmHWM")?,
+        shim_own: mib(shim, "RssAnon")?,
         output: took.map_or(0.0, |microseconds| WRITTEN / microseconds * 1e6),
     };
     agent.kill().await?;

@@ -71,11 +71,17 @@ fn the_object_goes_only_after_two_lists_without_the_instance() {
 #[test]
 fn only_the_users_deadline_and_word_cut_a_job() {
     let busy = view().registered(AgentState::Busy).deleting(30).heard(432_029);
+    let busy = told(&busy, "drain");
     assert_eq!(waits_for(&busy, 432_029), Some("WaitingForJob"));
-    assert_eq!(step(&busy, 432_030), url());
+    assert_eq!(step(&busy, 432_030), Step::Tell(drain_as("abort")), "a second drain interrupts it");
+    let aborted = told(&busy, "abort");
+    assert_eq!(step(&aborted, 432_030), url(), "in the next pass, whatever the agent does about it");
     let mut now = busy.heard(40);
     now.vm.metadata.annotations = Some([(names::TERMINATE_NOW.to_owned(), "leak".to_owned())].into());
-    assert_eq!(step(&now, 41), url());
+    assert_eq!(step(&now, 41), Step::Tell(drain_as("abort")));
+    assert_eq!(step(&told(&now, "abort"), 41), url());
+    now.agent.as_mut().expect("bound").connected = false;
+    assert_eq!(step(&now, 41), url(), "nobody hears it");
 }
 
 #[test]
@@ -138,9 +144,17 @@ fn an_agent_whose_runner_has_ended_is_told_to_turn_its_machine_off_and_not_waite
 }
 
 fn drain() -> Order {
-    Order::Send { topic: Topic::Drain, want: "drain".into(), id: None }
+    drain_as("drain")
+}
+
+fn drain_as(want: &str) -> Order {
+    Order::Send { topic: Topic::Drain, want: want.into(), id: None }
 }
 
 fn drain_sent(second: i64) -> Sent {
     Sent { want: "drain".into(), id: "1".into(), at: at(second), settled: false }
+}
+
+fn told(view: &VmView, want: &str) -> VmView {
+    view.clone().memory(|m| drop(m.orders.insert(Topic::Drain, Sent { want: want.into(), ..drain_sent(30) })))
 }

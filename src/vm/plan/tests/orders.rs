@@ -150,6 +150,7 @@ fn a_busy_agent_learns_how_long_its_job_may_still_take_and_an_idle_one_is_not_st
     let told = acked(sent(busy, Topic::Drain, "drain", 30), None);
     assert_eq!(order(&told, 45), None);
     assert!(matches!(planned_at(&idle().deleting(30), 30).step, Step::Deregister { .. }));
-    assert_eq!(drain_deadline(Some(at(30)), 100, at(50)), 80);
-    assert_eq!(drain_deadline(Some(at(30)), 100, at(500)), 1, "0 would be no deadline at all");
+    assert_eq!(drain_deadline("drain", Some(at(30)), 100, at(50)), 80);
+    assert_eq!(drain_deadline("drain", Some(at(30)), 100, at(500)), 1, "0 would be no deadline at all");
+    assert_eq!(drain_deadline("abort", Some(at(30)), 100, at(50)), 1);
 }
