@@ -105,6 +105,15 @@ pub struct Offer {
     pub downloads: Vec<Download>,
 }
 
+/// Until when a forge works with a version of the runner; for ever where it has set no end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Support {
+    /// From then on it registers none.
+    pub registers_until: Option<Timestamp>,
+    /// From then on it gives it no jobs.
+    pub runs_until: Option<Timestamp>,
+}
+
 /// One archive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Download {
@@ -209,6 +218,9 @@ pub trait Runners: Send + Sync + fmt::Debug {
 
     /// Which release of the runner the forge offers here. Remembered for an hour.
     async fn offer(&self) -> Result<Offer, ForgeError>;
+
+    /// Until when the forge accepts this version of the runner; `None` where it does not say. Remembered for an hour.
+    async fn support(&self, version: &str) -> Result<Option<Support>, ForgeError>;
 
     /// When a read last showed that this credential sees the scope's runners. Any successful `find`, `list` or `check`
     /// counts.

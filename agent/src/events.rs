@@ -22,7 +22,7 @@ use miglet_proto::v1::{self, EventKind};
 use crate::{
     clock,
     notice::Notice,
-    plan::State,
+    plan::{READ_ONLY, State},
     runner::{ExitKind, Phase, Runner, clean},
     wire,
 };
@@ -133,10 +133,15 @@ fn happened(state: &State) -> [(EventKind, Option<String>); 7] {
 }
 
 /// What went wrong just now.
-fn errors(old: &State, new: &State) -> [Option<String>; 2] {
+fn errors(old: &State, new: &State) -> [Option<String>; 3] {
     let lost = old.connected && !new.connected;
     let spool = new.spool_error != old.spool_error && !new.spool_error.is_empty();
-    [lost.then(|| format!("lost the session: {}", new.error)), spool.then(|| new.spool_error.clone())]
+    let read_only = new.read_only && !old.read_only;
+    [
+        lost.then(|| format!("lost the session: {}", new.error)),
+        spool.then(|| new.spool_error.clone()),
+        read_only.then(|| READ_ONLY.to_owned()),
+    ]
 }
 
 #[cfg(test)]
@@ -231,6 +236,15 @@ mod tests {
         assert_eq!(kinds(&events), [EventKind::VmStarted]);
         let events = told.due(&noticed(Notice::Maintenance), &noticed(Notice::Preempted), Moment::default());
         assert_eq!(kinds(&events), [EventKind::Preempted]);
+    }
+
+    #[test]
+    fn a_disk_that_turns_read_only_is_told_once() {
+        let (state, now) = (State { read_only: true, ..State::default() }, Moment::default());
+        let mut told = Told::of(&Told::default().due(&State::default(), &State::default(), now));
+        let events = told.due(&State::default(), &state, now);
+        assert_eq!((kinds(&events), events[0].detail.as_str()), (vec![EventKind::Error], READ_ONLY));
+        assert_eq!((told.due(&state, &state, now), state.trouble().as_str()), (vec![], READ_ONLY));
     }
 
     #[test]

@@ -64,6 +64,8 @@ pub struct Figures {
     pub disk: u8,
     /// Of the memory.
     pub memory: u8,
+    /// The runner's disk takes no writes.
+    pub read_only: bool,
 }
 
 /// What was seen so far.
@@ -155,7 +157,7 @@ mod tests {
     fn after(looks: &[(u8, u8)]) -> Option<(Kind, bool)> {
         let mut watch = Watch::default();
         for (disk, memory) in looks {
-            watch.look(&GUARDS, Figures { disk: *disk, memory: *memory });
+            watch.look(&GUARDS, Figures { disk: *disk, memory: *memory, ..Figures::default() });
         }
         watch.alarm().map(|alarm| (alarm.kind, alarm.acted))
     }
@@ -196,8 +198,9 @@ mod tests {
         ) {
             let (mut watch, mut off, mut acted) = (Watch::default(), Watch::default(), false);
             for (disk, memory) in looks {
-                watch.look(&GUARDS, Figures { disk, memory });
-                off.look(&Guards::default(), Figures { disk, memory });
+                let figures = Figures { disk, memory, ..Figures::default() };
+                watch.look(&GUARDS, figures);
+                off.look(&Guards::default(), figures);
                 let now = watch.alarm().is_some_and(|alarm| alarm.acted);
                 prop_assert!(now || !acted);
                 acted = now;

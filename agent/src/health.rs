@@ -3,6 +3,7 @@
 use std::{fs::File, io::Read, path::PathBuf};
 
 use miglet_proto::v1::Health;
+use rustix::fs::{StatVfs, StatVfsMountFlags, statvfs};
 use tokio::sync::watch;
 
 use crate::guards::Figures;
@@ -42,7 +43,8 @@ impl Sampler {
     pub fn figures(&mut self) -> Figures {
         let memory = self.read("/proc/meminfo").and_then(memory).unwrap_or_default();
         let disk = self.disk().unwrap_or_default();
-        Figures { disk: percent(disk), memory: percent(memory) }
+        let read_only = self.stat().is_some_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY));
+        Figures { disk: percent(disk), memory: percent(memory), read_only }
     }
 
     fn cpu(&mut self) -> u32 {
@@ -53,10 +55,13 @@ impl Sampler {
     }
 
     fn disk(&self) -> Option<(u64, u64)> {
-        let place = self.place.borrow();
-        let stat = place.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok())?;
+        let stat = self.stat()?;
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
         Some((total.saturating_sub(stat.f_bfree.saturating_mul(stat.f_frsize)), total))
+    }
+
+    fn stat(&self) -> Option<StatVfs> {
+        self.place.borrow().ancestors().find_map(|folder| statvfs(folder).ok())
     }
 
     /// The beginning of a file; what is wanted stands in its first lines.

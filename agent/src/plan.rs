@@ -20,7 +20,7 @@ use tracing::level_filters::LevelFilter;
 mod command;
 mod state;
 
-pub use state::{Limits, Standing, State};
+pub use state::{Limits, READ_ONLY, Standing, State};
 
 use self::command::{answer, configure, configured, give_up_waiting, not_launched, obey, ready};
 use crate::{
@@ -223,7 +223,10 @@ pub fn plan(mut state: State, input: Input, now: Now) -> (State, Vec<Effect>) {
         Input::Runner(runner) => take(&mut state, *runner),
         Input::Notice(notice) => noticed(&mut state, notice, now.instant),
         Input::Drain { id, deadline } => drain_here(&mut state, id, deadline, now.instant),
-        Input::Figures(figures) => state.watch.look(&state.limits.guards, figures),
+        Input::Figures(figures) => {
+            state.read_only = figures.read_only;
+            state.watch.look(&state.limits.guards, figures);
+        }
         Input::Tick => {}
     }
     effects.extend(settle(&mut state, now));

@@ -103,6 +103,8 @@ async fn a_job_runs_its_real_steps_shows_who_it_is_and_its_vm_is_replaced() -> R
         ("name", json!("build")),
         ("summary", json!("acme/app · build")),
         ("runId", json!(job.run_id)),
+        ("runAttempt", json!(1)),
+        ("key", json!("build")),
         ("id", json!(job.id.0)),
         ("result", json!("Succeeded")),
     ] {

@@ -257,6 +257,14 @@ pub struct JobStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
     pub run_id: Option<i64>,
+    /// Which attempt of that run it belongs to: re-running makes another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2_147_483_647))]
+    pub run_attempt: Option<i32>,
+    /// Key of the job in its workflow file, as `jobs.<key>`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 128))]
+    pub key: String,
     /// GitHub's id of the job, once GitHub was asked for it. Absent when the App may not read the repository's Actions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]

@@ -7,6 +7,8 @@ mod answer;
 mod connection;
 mod downloads;
 mod pages;
+mod remembered;
+mod support;
 
 use std::{
     collections::BTreeMap,
@@ -25,10 +27,11 @@ use self::{
     answer::{Answer, GroupPage, JobPage, RunnerPage, WireRegistered, WireRunner, unexpected},
     connection::Call,
     pages::{PER_PAGE, Pages, Progress},
+    remembered::Remembered,
 };
 use super::{
     Deletion, ForgeError, ForgeErrorClass, ForgeJob, Offer, Owner, Registered, Registration, Run, Runner, Runners,
-    Scope,
+    Scope, Support,
 };
 use crate::clock::Clock;
 
@@ -94,7 +97,8 @@ pub(in crate::forge) struct Github {
     clock: Arc<dyn Clock>,
     seen: Mutex<Option<Timestamp>>,
     groups: tokio::sync::Mutex<BTreeMap<Option<String>, (Timestamp, Group)>>,
-    offer: downloads::Remembered,
+    offer: Remembered<Offer>,
+    support: support::Versions,
 }
 
 impl Github {
@@ -106,7 +110,8 @@ impl Github {
             clock,
             seen: Mutex::default(),
             groups: tokio::sync::Mutex::default(),
-            offer: downloads::Remembered::default(),
+            offer: Remembered::default(),
+            support: support::Versions::default(),
         }
     }
 
@@ -312,6 +317,15 @@ impl Runners for Github {
             downloads::offer(action, &self.get_path(action, "downloads", "runners/downloads".to_owned()).await?)
         };
         self.offer.get(self.clock.now(), ask).await
+    }
+
+    async fn support(&self, version: &str) -> Result<Option<Support>, ForgeError> {
+        let ask = || async {
+            let action = format!("asking until when GitHub accepts runner {version}");
+            let path = format!("runners/deprecations/{version}");
+            support::support(&action, &self.get_path(&action, "deprecations", path).await?)
+        };
+        self.support.get(version, self.clock.now(), ask).await
     }
 
     fn seen(&self) -> Option<Timestamp> {

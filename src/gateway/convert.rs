@@ -120,6 +120,7 @@ impl From<v1::Job> for Job {
             workflow: cut(&job.workflow, NAME_LIMIT),
             run_id: i64::try_from(job.run_id).ok().filter(|id| *id > 0),
             run_attempt: Some(job.run_attempt).filter(|attempt| *attempt > 0),
+            key: cut(&job.key, NAME_LIMIT),
             started: time(job.started_unix_ms),
             completed,
             result: result_word(result, completed.is_some()).to_owned(),
@@ -298,6 +299,7 @@ mod tests {
                 name: "j\r\n".repeat(1000),
                 repository: "o/".repeat(1000),
                 workflow: "w".repeat(1000),
+                key: "k".repeat(1000),
                 run_id: u64::MAX,
                 started_unix_ms: i64::MAX,
                 completed_unix_ms: i64::MIN,
@@ -312,8 +314,8 @@ mod tests {
         let job = report.job.expect("the job is kept");
         assert_eq!((report.runner_name.len(), report.error.len()), (128, 300));
         assert!(report.error.starts_with("bad[2J"), "{}", report.error);
-        assert_eq!((job.name.len(), job.repository.len(), job.workflow.len()), (128, 128, 128));
         assert_eq!((job.run_id, job.started, job.completed, job.result.as_str()), (None, None, None, ""));
+        assert_eq!([job.name, job.repository, job.workflow, job.key].map(|text| text.len()), [128; 4]);
         let exit = report.exit.expect("the exit is kept");
         assert_eq!((exit.kind, exit.detail.len()), (ExitKind::Failed, 300));
         assert_eq!((report.notice, report.guard.map(|guard| guard.detail.len())), (None, Some(128)));

@@ -79,7 +79,7 @@ impl EventKind {
 
     /// Whether the RunnerVM's status must show it before it is acked.
     fn has_effect(self) -> bool {
-        matches!(self, Self::JobStarted | Self::JobCompleted | Self::RunnerCrashed)
+        matches!(self, Self::JobStarted | Self::JobCompleted | Self::RunnerCrashed | Self::Preempted)
     }
 }
 

@@ -119,6 +119,8 @@ pub struct Job {
     pub run_id: Option<i64>,
     /// Attempt of that run.
     pub run_attempt: Option<u32>,
+    /// Its key in the workflow file, or empty.
+    pub key: String,
     /// When it started.
     pub started: Option<Timestamp>,
     /// When it ended.
@@ -285,6 +287,7 @@ impl Job {
             workflow: keep(&old.workflow, next.workflow),
             run_id: old.run_id.or(next.run_id),
             run_attempt: old.run_attempt.or(next.run_attempt),
+            key: keep(&old.key, next.key),
             started: old.started.or(next.started),
             completed: old.completed.or(next.completed),
             result: keep(&old.result, next.result),

@@ -7,13 +7,14 @@ use std::{collections::VecDeque, time::Duration};
 
 use jiff::Timestamp;
 
-use crate::vm::plan::later;
+use crate::vm::plan::{VERSION_REFUSED, later};
 
 /// Outcomes remembered.
 const KEPT: usize = 4;
 
 /// Reasons that say a VM came up but its runner did not.
-const FAILURES: [&str; 4] = ["RegistrationTimeout", "RunnerFailed", "RunnerExitedWithoutJob", "DeliveryLost"];
+const FAILURES: [&str; 5] =
+    ["RegistrationTimeout", "RunnerFailed", VERSION_REFUSED, "RunnerExitedWithoutJob", "DeliveryLost"];
 
 /// The latest outcomes of one pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,17 +3,18 @@
 use jiff::Timestamp;
 use kube::{Api, ResourceExt, api::ListParams};
 use rand::Rng;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{
     Context, Error,
     settings::check,
+    version,
     view::{Check, GroupFact, Offered, PoolView, VmFact},
 };
 use crate::{
     compute::Group,
     crd::{RunnerPool, RunnerVm},
-    forge::{ForgeError, ForgeErrorClass, credentials::CredentialsError},
+    forge::{ForgeError, ForgeErrorClass, Support, credentials::CredentialsError},
 };
 
 /// Names drawn for one pass.
@@ -32,6 +33,7 @@ pub(super) async fn observe(context: &Context, pool: &RunnerPool) -> Result<Pool
     let (forge, groups) =
         if deleting { (Check::Good, Vec::new()) } else { (forge(context, pool).await, groups(context, pool).await) };
     let offer = offer(context, pool, forge == Check::Good && !deleting).await;
+    let support = support(context, pool, &vms, &offer).await;
     let swept = deleting && vms.is_empty() && swept(context, pool).await;
     let (history, expected) = context.memory.fold(&uid, |memory| {
         for vm in &vms {
@@ -40,7 +42,7 @@ pub(super) async fn observe(context: &Context, pool: &RunnerPool) -> Result<Pool
         memory.expected.retain(|name, until| *until > now && !vms.iter().any(|vm| vm.name == *name));
         (memory.history.clone(), memory.expected.len())
     });
-    Ok(PoolView { pool: pool.clone(), vms, expected, forge, offer, groups, history, random: random(), swept })
+    Ok(PoolView { pool: pool.clone(), vms, expected, forge, offer, support, groups, history, random: random(), swept })
 }
 
 /// Whether a sweep finds nothing of the pool outside; a failed one proves nothing.
@@ -119,6 +121,17 @@ async fn offer(context: &Context, pool: &RunnerPool, accepted: bool) -> Offered 
         },
         _ => unknown("NotAsked", "GitHub is asked which runner it offers once the credentials are valid"),
     }
+}
+
+/// Until when the forge accepts what the pool runs: asked only of a version that is behind, once an hour.
+async fn support(context: &Context, pool: &RunnerPool, vms: &[VmFact], offer: &Offered) -> Option<Support> {
+    let Offered::Known(offer) = offer else { return None };
+    let version = version::behind(pool, vms, &offer.version)?.version;
+    let namespace = pool.namespace().unwrap_or_default();
+    let runners = context.forges.runners(&namespace, &pool.spec.github).await.ok()?;
+    let support = runners.support(&version).await;
+    // The general rule holds then.
+    support.inspect_err(|error| debug!(%error, "Support of the runner's version is unknown")).ok().flatten()
 }
 
 fn recheck(seen: Timestamp, context: &Context) -> Timestamp {

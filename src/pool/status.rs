@@ -44,7 +44,7 @@ fn findings(view: &PoolView, old: &RunnerPoolStatus, short: Option<Timestamp>, n
     let capacity = capacity(view, now);
     let trouble = [&credentials, &groups].into_iter().find(|finding| finding.state == State::False).cloned();
     let mut findings = ready(view, old, trouble.as_ref(), short, now);
-    findings.extend([credentials, groups, capacity, registration(view), version::finding(view), paused(view)]);
+    findings.extend([credentials, groups, capacity, registration(view), version::finding(view, now), paused(view)]);
     findings
 }
 

@@ -6,7 +6,7 @@ use super::history::History;
 use crate::{
     compute::{Group, groups::BackOff},
     crd::{Phase, RunnerPool, RunnerVm, conditions, conditions::DRAINING, names},
-    forge::Offer,
+    forge::{Offer, Support},
 };
 
 /// Everything known about one pool at one moment.
@@ -22,6 +22,8 @@ pub struct PoolView {
     pub forge: Check,
     /// Which runner the forge offers.
     pub offer: Offered,
+    /// Until when it accepts what this pool runs, where that is older and the forge says so.
+    pub support: Option<Support>,
     /// Its groups, in order of preference.
     pub groups: Vec<GroupFact>,
     /// How its latest VMs fared.

@@ -27,6 +27,7 @@ mod drain;
 mod life;
 mod orders;
 
+pub use life::VERSION_REFUSED;
 pub use life::silent;
 pub use orders::{LOG_LEVEL_SECONDS, Order, Topic, drain_deadline};
 

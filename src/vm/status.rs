@@ -62,7 +62,9 @@ pub fn has_effect(status: &RunnerVmStatus, kind: EventKind) -> bool {
         EventKind::JobCompleted => {
             status.job.as_ref().is_some_and(|job| job.completed_time.is_some() || !job.result.is_empty())
         }
-        EventKind::RunnerCrashed => find(&status.conditions, DRAINING).is_some_and(|c| c.status == "True"),
+        EventKind::RunnerCrashed | EventKind::Preempted => {
+            find(&status.conditions, DRAINING).is_some_and(|c| c.status == "True")
+        }
         _ => true,
     }
 }
@@ -161,6 +163,8 @@ fn job_status(job: &Job) -> JobStatus {
         repository: cut(&job.repository, 128),
         workflow: cut(&job.workflow, 128),
         run_id: job.run_id,
+        run_attempt: job.run_attempt.and_then(|attempt| i32::try_from(attempt).ok()),
+        key: cut(&job.key, 128),
         id: None,
         url: String::new(),
         started_time: job.started.map(whole_seconds),

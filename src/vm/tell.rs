@@ -7,7 +7,10 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Resource, ResourceExt, runtime::events::EventType};
 use tracing::info;
 
-use super::{Context, plan::End};
+use super::{
+    Context,
+    plan::{End, VERSION_REFUSED},
+};
 use crate::{
     compute::Group,
     crd::{
@@ -19,10 +22,11 @@ use crate::{
 };
 
 /// Why VMs end: the closed set of a metric's label.
-pub(super) const END_REASONS: [&str; 31] = [
+pub(super) const END_REASONS: [&str; 32] = [
     "JobCompleted",
     "RunnerExitedWithoutJob",
     "RunnerFailed",
+    VERSION_REFUSED,
     "NameTaken",
     "Stockout",
     "QuotaExceeded",

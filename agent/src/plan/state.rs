@@ -15,6 +15,9 @@ use crate::{
     supervisor::{Launch, Registration},
 };
 
+/// Ended by nobody: a job that writes fails by itself, and one that does not may still succeed.
+pub const READ_ONLY: &str = "the runner's disk is read-only: the machine's kernel log says why";
+
 /// All the agent knows.
 #[derive(Clone, Debug, Default)]
 pub struct State {
@@ -34,6 +37,8 @@ pub struct State {
     pub error: String,
     /// Why there is no runner to start yet, for people.
     pub unprepared: String,
+    /// The runner's disk takes no writes: its file system has found itself damaged.
+    pub read_only: bool,
     /// The runner that can be started, once there is one.
     pub prepared: Option<Prepared>,
     /// Which of the operator's settings are in effect; empty when none are.
@@ -111,8 +116,9 @@ impl State {
     /// What is wrong now, for people.
     #[must_use]
     pub fn trouble(&self) -> String {
-        let troubles = [&self.unprepared, &self.error, &self.spool_error];
-        troubles.into_iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>().join("; ")
+        let disk = if self.read_only { READ_ONLY } else { "" };
+        let troubles = [self.unprepared.as_str(), &self.error, &self.spool_error, disk];
+        troubles.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ")
     }
 
     /// Whether a runner runs, or is about to.

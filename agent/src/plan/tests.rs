@@ -262,7 +262,8 @@ fn a_full_disk_ends_what_runs_when_that_is_wanted() {
         let mut state = State { limits: Limits { guards, ..Limits::default() }, ..with_runner(phase) };
         let mut effects = Vec::new();
         for second in [0, 10, 10 + later] {
-            let (next, more) = plan(state, Input::Figures(Figures { disk: 95, memory: 0 }), clock.at(second));
+            let (next, more) =
+                plan(state, Input::Figures(Figures { disk: 95, ..Figures::default() }), clock.at(second));
             state = next;
             effects.extend(more);
         }

@@ -1,42 +1,9 @@
-//! Which release of the runner GitHub offers: one call an hour and scope, shared by everybody who asks.
+//! Which release of the runner GitHub offers.
 
-use std::{future::Future, time::Duration};
-
-use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{answer::Answer, transient};
 use crate::forge::{Download, ForgeError, Offer};
-
-/// Releases come every few weeks.
-const MAX_AGE: Duration = Duration::from_secs(60 * 60);
-/// How long a failure is shared: runners start without an answer, so it is not urgent.
-const FAILURE_MAX_AGE: Duration = Duration::from_secs(5 * 60);
-
-/// The last answer, and when it was asked for. Locked while it is asked for, so that one asks for all.
-#[derive(Debug, Default)]
-pub(super) struct Remembered(tokio::sync::Mutex<Option<(Timestamp, Result<Offer, ForgeError>)>>);
-
-impl Remembered {
-    pub(super) async fn get<F>(&self, now: Timestamp, ask: impl FnOnce() -> F) -> Result<Offer, ForgeError>
-    where
-        F: Future<Output = Result<Offer, ForgeError>>,
-    {
-        let mut remembered = self.0.lock().await;
-        if let Some((asked, answer)) = &*remembered {
-            let age = Duration::try_from(now.duration_since(*asked)).unwrap_or_default();
-            if age < if answer.is_ok() { MAX_AGE } else { FAILURE_MAX_AGE } {
-                return answer.clone();
-            }
-        }
-        let answer = ask().await;
-        // A release that was offered once can still be fetched: better than none while GitHub does not answer.
-        let known = remembered.take().and_then(|(_, answer)| answer.ok());
-        let answer = answer.or_else(|error| known.ok_or(error));
-        *remembered = Some((now, answer.clone()));
-        answer
-    }
-}
 
 #[derive(Debug, Deserialize)]
 struct WireDownload {
@@ -86,10 +53,8 @@ fn is_sha256(text: &str) -> bool {
 mod tests {
     use bytes::Bytes;
     use http::StatusCode;
-    use jiff::SignedDuration;
 
     use super::*;
-    use crate::forge::ForgeErrorClass;
 
     fn answer(body: &serde_json::Value) -> Answer {
         Answer { status: StatusCode::OK, body: Bytes::from(body.to_string()) }
@@ -116,19 +81,5 @@ mod tests {
         assert_eq!(found, ["x64", "arm64"]);
         assert_eq!(offer.downloads.first().and_then(|d| d.sha256.clone()), Some("a".repeat(64)));
         assert!(super::offer("asking", &answer(&serde_json::json!([]))).is_err());
-    }
-
-    #[tokio::test]
-    async fn an_answer_is_remembered_for_an_hour_and_outlives_a_failure() {
-        let remembered = Remembered::default();
-        let at = |minutes| Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes);
-        let good = || async { Ok(Offer { version: "2.337.0".into(), downloads: vec![] }) };
-        let bad = || async { Err(transient("asking", "no")) };
-        assert_eq!(remembered.get(at(0), bad).await.unwrap_err().class, ForgeErrorClass::Transient);
-        assert!(remembered.get(at(4), good).await.is_err(), "the failure is shared");
-        assert!(remembered.get(at(5), good).await.is_ok());
-        let never = || async { panic!("asked again within the hour") };
-        assert!(remembered.get(at(64), never).await.is_ok());
-        assert_eq!(remembered.get(at(66), bad).await.unwrap().version, "2.337.0");
     }
 }

@@ -25,6 +25,7 @@ fn view(phases: &[Phase]) -> PoolView {
         expected: 0,
         forge: Check::Good,
         offer: no_offer(),
+        support: None,
         groups: vec![group(0, true, false, 0), group(1, true, false, 0)],
         history: History::default(),
         random: Vec::new(),

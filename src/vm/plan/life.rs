@@ -16,6 +16,11 @@ use crate::{
     },
 };
 
+/// Why a VM ends whose runner is too old for GitHub.
+pub const VERSION_REFUSED: &str = "RunnerVersionRefused";
+/// The listener's exit code that says so.
+const DEPRECATED: i32 = 7;
+
 /// An end if some fact says so, else the next step forward.
 pub(super) fn plan(view: &VmView, now: Timestamp, timing: &Timing) -> Plan {
     let end = taken_away(view)
@@ -74,6 +79,10 @@ fn ended_by_itself(view: &VmView) -> Option<End> {
         ExitKind::JobDone => End::new("JobCompleted", format!("the job ended: {result}")),
         ExitKind::WithoutJob => {
             End::new("RunnerExitedWithoutJob", format!("the runner ended without a job. {}", exit.detail))
+        }
+        ExitKind::Failed if exit.code == DEPRECATED => {
+            let version = view.agent.as_ref().map(|agent| agent.report.runner_version.as_str()).unwrap_or_default();
+            End::new(VERSION_REFUSED, format!("runner {version}: {}", exit.detail))
         }
         ExitKind::Failed => {
             End::new("RunnerFailed", format!("the runner ended with code {}. {}", exit.code, exit.detail))

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     gateway::{
         events::{Event, EventKind, Ledger},
-        report::Job,
+        report::{Job, Notice},
     },
     vm::status::{has_effect, status},
 };
@@ -93,10 +93,13 @@ fn an_effect_is_in_a_status_only_when_that_says_so() {
     let (none, running) = (RunnerVmStatus::default(), written(&busy()));
     let crashed = hears(busy(), 200, EventKind::RunnerCrashed).exited(ExitKind::Failed);
     let ended = hears(busy(), 200, EventKind::JobCompleted).exited(ExitKind::JobDone);
+    let mut preempted = hears(busy(), 200, EventKind::Preempted);
+    preempted.agent.as_mut().expect("an agent").report.notice = Some(Notice::Preempted);
     for (kind, without, with) in [
         (EventKind::JobStarted, &none, &running),
         (EventKind::JobCompleted, &running, &pass(&ended, 20).0),
         (EventKind::RunnerCrashed, &running, &pass(&crashed, 20).0),
+        (EventKind::Preempted, &running, &pass(&preempted, 20).0),
     ] {
         assert!(!has_effect(without, kind) && has_effect(with, kind), "{kind:?}");
     }

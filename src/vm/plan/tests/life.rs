@@ -134,6 +134,10 @@ fn a_runner_ends_its_vm_with_what_its_end_means() {
     assert_eq!(ended(ExitKind::JobDone), Some("JobCompleted"));
     assert_eq!(ended(ExitKind::WithoutJob), Some("RunnerExitedWithoutJob"));
     assert_eq!(ended(ExitKind::Failed), Some("RunnerFailed"));
+    let mut refused = view().registered(AgentState::Ended).exited(ExitKind::Failed);
+    let report = &mut refused.agent.as_mut().expect("connected").report;
+    report.exit.as_mut().expect("an exit").code = 7;
+    assert_eq!(reason(&refused, 25), Some("RunnerVersionRefused"));
 }
 
 #[test]
