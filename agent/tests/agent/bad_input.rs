@@ -70,48 +70,44 @@ async fn a_registration_cut_on_its_way_starts_nothing_and_is_told() {
     }
 }
 
+/// Registers a runner while this file cannot be written, and waits for the error.
+async fn registered_on_full_disk(world: &World, operator: &mut Operator, file: &Path) -> (process::Child, Session) {
+    let agent = world.agent(operator);
+    let mut session = operator.session().await;
+    fill(file);
+    session.register("r1", JIT).await;
+    session.until_state(AgentState::Error).await;
+    assert!(detail(&session).contains(NO_SPACE), "{}", detail(&session));
+    assert_eq!(world.runner_file("jit"), None, "nothing was started");
+    (agent, session)
+}
+
 #[tokio::test]
 async fn a_registration_that_cannot_be_noted_starts_nothing() {
     let world = World::new(RUNNER).await;
     let mut operator = world.operator().await;
-    let _agent = world.agent(&operator);
-    let mut session = operator.session().await;
-    fill(&world.paths.registration());
-    session.register("r1", JIT).await;
+    let (_agent, mut session) = registered_on_full_disk(&world, &mut operator, &world.paths.registration()).await;
     assert_eq!(session.outcome("r1").await, CommandOutcome::Refused);
-    session.until_state(AgentState::Error).await;
-    let detail = detail(&session);
-    assert!(detail.contains("could not note the registration") && detail.contains(NO_SPACE), "{detail}");
-    assert_eq!(world.runner_file("jit"), None, "nothing was started");
+    assert!(detail(&session).contains("could not note the registration"), "{}", detail(&session));
 }
 
 #[tokio::test]
 async fn a_runner_that_cannot_be_recorded_is_not_started() {
     let world = World::new(RUNNER).await;
     let mut operator = world.operator().await;
-    let _agent = world.agent(&operator);
-    let mut session = operator.session().await;
-    fill(&world.paths.runner_record());
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Error).await;
-    let detail = detail(&session);
-    assert!(detail.contains("never started") && detail.contains(NO_SPACE), "{detail}");
-    assert_eq!(world.runner_file("jit"), None);
+    let (_agent, session) = registered_on_full_disk(&world, &mut operator, &world.paths.runner_record()).await;
+    assert!(detail(&session).contains("never started"), "{}", detail(&session));
 }
 
 #[tokio::test]
 async fn a_disk_that_is_full_in_mid_job_costs_no_result() {
     let world = World::new(RUNNER).await;
     let mut operator = world.operator().await;
-    let _agent = world.agent(&operator);
-    let mut session = operator.session().await;
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
+    let (_agent, mut session) = world.idle(&mut operator).await;
     fill(&world.paths.runner_record());
     world.touch("go");
     session.until_state(AgentState::JobRunning).await;
-    world.touch("end");
-    session.until("ended", |s| s.report.exit.is_some()).await;
+    world.end_job(&mut session).await;
     assert_eq!(exit_kind(&session), Some(RunnerExitKind::JobDone));
     assert_eq!(session.report.job.as_ref().unwrap().result(), JobResult::Succeeded);
 }
@@ -237,10 +233,7 @@ async fn a_clock_wrong_by_an_hour_alone_keeps_no_agent_from_its_work() {
     let world = World::new(RUNNER).await;
     *world.metadata.date.lock().unwrap() = Some(http_date(-3600));
     let mut operator = world.operator().await;
-    let _agent = world.agent(&operator);
-    let mut session = operator.session().await;
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
+    let (_agent, _session) = world.idle(&mut operator).await;
 }
 
 /// So many seconds from now, as in a Date header.
@@ -291,12 +284,7 @@ async fn a_metadata_server_in_trouble_is_told_and_waited_for() {
 async fn a_hook_socket_that_is_called_ten_thousand_times_tells_the_first_job_and_costs_nothing() {
     let world = World::new(RUNNER).await;
     let mut operator = world.operator().await;
-    let _agent = world.agent(&operator);
-    let mut session = operator.session().await;
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
-    world.touch("go");
-    session.until("named", |s| s.report.job.as_ref().is_some_and(|j| !j.repository.is_empty())).await;
+    let (_agent, mut session) = world.busy(&mut operator).await;
     let shim = world.record().unwrap().shim.unwrap();
     let before = peak_kb(shim.pid);
     let message = hook::Message::from_environment(hook::Event::JobStarted, |_| Some("evil/app".into()));
@@ -316,8 +304,7 @@ async fn a_hook_socket_that_is_called_ten_thousand_times_tells_the_first_job_and
     }
     let held: Vec<_> = connected(&world, 100).await;
     assert!(peak_kb(shim.pid) - before < 2000, "the shim grew from {before} kB to {} kB", peak_kb(shim.pid));
-    world.touch("end");
-    session.until("ended", |s| s.report.exit.is_some()).await;
+    world.end_job(&mut session).await;
     let job = session.report.job.clone().unwrap();
     assert_eq!((job.repository.as_str(), job.result()), ("acme/app", JobResult::Succeeded));
     drop(held);
@@ -338,17 +325,13 @@ async fn a_job_that_changes_the_runners_files_gains_nothing() {
                   echo '2026-11-21 00:00:01Z: Listening for Jobs'\nuntil [ -e end ]";
     let world = World::new(&RUNNER.replace("until [ -e end ]", change)).await;
     let mut operator = world.operator().await;
-    let _agent = world.agent(&operator);
-    let mut session = operator.session().await;
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
+    let (_agent, mut session) = world.idle(&mut operator).await;
     world.touch("go");
     session.until_state(AgentState::JobRunning).await;
     eventually("changed", || world.runner_file(".credentials").is_some()).await;
     session.register("r2", JIT).await;
     assert_eq!(session.outcome("r2").await, CommandOutcome::Refused);
-    world.touch("end");
-    session.until("ended", |s| s.report.exit.is_some()).await;
+    world.end_job(&mut session).await;
     assert_eq!((exit_kind(&session), session.report.runner_name.as_str()), (Some(RunnerExitKind::JobDone), "vm-1"));
     assert_eq!(session.report.job.as_ref().unwrap().name, "build");
     session.register("r3", JIT).await;
@@ -386,8 +369,7 @@ async fn commands_out_of_order_or_twice_are_answered_and_done_once() {
         assert_eq!(session.outcome(id).await, CommandOutcome::Done);
     }
     assert_eq!(session.report.state(), AgentState::JobRunning, "a job goes on");
-    world.touch("end");
-    session.until("ended", |s| s.report.exit.is_some()).await;
+    world.end_job(&mut session).await;
     assert!(timeout(PATIENCE, agent.wait()).await.expect("it goes off").unwrap().success());
     assert_eq!(std::fs::read(world.paths.runner.join("starts")).unwrap(), b"\n", "started once");
 }
@@ -413,9 +395,7 @@ async fn neither_agent_nor_shim_leave_their_memory_behind_when_they_crash() {
     let mut operator = world.operator().await;
     world.introduce(&operator);
     let mut agent = world.dumping().spawn().unwrap();
-    let mut session = operator.session().await;
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
+    let _session = operator.idle_session().await;
     let shim = world.record().unwrap().shim.unwrap();
     // What of a process only its own user and root may read belongs to root alone then.
     let owner = |pid: u32| std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(format!("/proc/{pid}/mem")).unwrap());

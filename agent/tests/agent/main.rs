@@ -15,6 +15,8 @@ mod hooks;
 #[cfg(test)]
 mod install;
 #[cfg(test)]
+mod life;
+#[cfg(test)]
 mod listener;
 #[cfg(test)]
 mod operator;
@@ -77,8 +79,7 @@ async fn a_machine_lives_from_hello_to_power_off() {
     assert_eq!(world.runner_file("jit").as_deref(), Some(JIT));
     assert_eq!(world.runner_file("umask").as_deref(), Some("0077"));
 
-    world.touch("go");
-    session.until("named by its hook", |s| s.report.job.as_ref().is_some_and(|j| !j.repository.is_empty())).await;
+    world.start_job(&mut session).await;
     let job = session.report.job.clone().unwrap();
     assert_eq!(session.report.state(), AgentState::JobRunning);
     assert_eq!(
@@ -88,8 +89,7 @@ async fn a_machine_lives_from_hello_to_power_off() {
     session.send("d1", Wanted::Drain(Drain::default())).await;
     assert_eq!(session.outcome("d1").await, CommandOutcome::Done);
 
-    world.touch("end");
-    session.until("ended", |s| s.report.exit.is_some()).await;
+    world.end_job(&mut session).await;
     assert_eq!(exit_kind(&session), Some(RunnerExitKind::JobDone));
     assert_eq!(session.report.job.as_ref().unwrap().result(), JobResult::Succeeded);
     session.send("s1", Wanted::Shutdown(Shutdown::default())).await;
@@ -108,12 +108,9 @@ async fn a_machine_lives_from_hello_to_power_off() {
 async fn a_drained_idle_runner_is_interrupted() {
     let world = World::new(RUNNER).await;
     let mut operator = world.operator().await;
-    let _agent = world.agent(&operator);
-    let mut session = operator.session().await;
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
+    let (_agent, mut session) = world.idle(&mut operator).await;
     session.send("d1", Wanted::Drain(Drain::default())).await;
-    session.until("ended", |s| s.report.exit.is_some()).await;
+    session.until_ended().await;
     assert_eq!(exit_kind(&session), Some(RunnerExitKind::WithoutJob));
     assert_eq!(session.report.exit.as_ref().unwrap().code, 0);
     assert_eq!(session.report.job, None);
@@ -123,10 +120,7 @@ async fn a_drained_idle_runner_is_interrupted() {
 async fn a_shutdown_of_an_idle_machine_after_its_drain_leaves_nothing_running() {
     let world = World::new(RUNNER).await;
     let mut operator = world.operator().await;
-    let mut agent = world.agent(&operator);
-    let mut session = operator.session().await;
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
+    let (mut agent, mut session) = world.idle(&mut operator).await;
     let listener = world.record().unwrap().listener.unwrap();
     session.send("s1", Wanted::Shutdown(Shutdown::default())).await;
     session.until_state(AgentState::Draining).await;
@@ -141,10 +135,7 @@ async fn a_job_that_ends_while_no_agent_is_there_is_not_lost() {
     for (signal, code) in [(Signal::KILL, None), (Signal::TERM, Some(0))] {
         let world = World::new(RUNNER).await;
         let mut operator = world.operator().await;
-        let mut agent = world.agent(&operator);
-        let mut session = operator.session().await;
-        session.register("r1", JIT).await;
-        session.until_state(AgentState::Idle).await;
+        let (mut agent, mut session) = world.idle(&mut operator).await;
         world.touch("go");
         session.until_state(AgentState::JobRunning).await;
         kill(&agent, signal);
@@ -167,10 +158,7 @@ async fn a_job_that_ends_while_no_agent_is_there_is_not_lost() {
 async fn a_job_goes_on_across_a_restart_of_its_agent() {
     let world = World::new(RUNNER).await;
     let mut operator = world.operator().await;
-    let mut agent = world.agent(&operator);
-    let mut session = operator.session().await;
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
+    let (mut agent, mut session) = world.idle(&mut operator).await;
     world.touch("go");
     session.until_state(AgentState::JobRunning).await;
     agent.kill().await.unwrap();
@@ -181,8 +169,7 @@ async fn a_job_goes_on_across_a_restart_of_its_agent() {
     assert_eq!(session.outcome("r1").await, CommandOutcome::Done, "the old command is remembered");
     session.register("r2", JIT).await;
     assert_eq!(session.outcome("r2").await, CommandOutcome::Refused, "a second registration never");
-    world.touch("end");
-    session.until("reported", |s| s.report.exit.is_some()).await;
+    world.end_job(&mut session).await;
     assert_eq!(exit_kind(&session), Some(RunnerExitKind::JobDone));
 }
 
@@ -190,12 +177,7 @@ async fn a_job_goes_on_across_a_restart_of_its_agent() {
 async fn a_restarted_operator_gets_the_snapshot_in_the_hello() {
     let world = World::new(RUNNER).await;
     let mut operator = world.operator().await;
-    let _agent = world.agent(&operator);
-    let mut session = operator.session().await;
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
-    world.touch("go");
-    session.until("named", |s| s.report.job.as_ref().is_some_and(|j| !j.repository.is_empty())).await;
+    let (_agent, session) = world.busy(&mut operator).await;
     let address = operator.address.to_string();
     drop(session);
     operator.stop().await;
@@ -229,15 +211,12 @@ async fn what_a_job_leaves_behind_ends_with_its_runner() {
     let daemon = "(setsid sleep 1000 & echo $! > daemon)\ntrap '";
     let world = World::new(&RUNNER.replace("trap '", daemon)).await;
     let mut operator = world.operator().await;
-    let _agent = world.agent(&operator);
-    let mut session = operator.session().await;
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
+    let (_agent, mut session) = world.idle(&mut operator).await;
     let pid = world.runner_file("daemon").unwrap().parse().unwrap();
     let daemon = miglet_agent::process::Process::of(pid).expect("the daemon runs");
     world.touch("go");
     world.touch("end");
-    session.until("ended", |s| s.report.exit.is_some()).await;
+    session.until_ended().await;
     assert!(!daemon.is_alive(), "a daemon that holds the runner's stdout hangs nothing and does not survive");
 }
 
@@ -274,10 +253,7 @@ async fn a_runner_that_stumbles_before_its_job_is_tried_again() {
     let stumble = "#!/bin/bash\nif [ ! -e stumbled ]; then touch stumbled; exit 2; fi\n";
     let world = World::new(&RUNNER.replace("#!/bin/bash\n", stumble)).await;
     let mut operator = world.operator().await;
-    let _agent = world.agent(&operator);
-    let mut session = operator.session().await;
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
+    let (_agent, _session) = world.idle(&mut operator).await;
     assert_eq!(world.runner_file("jit").as_deref(), Some(JIT));
 }
 
@@ -287,10 +263,7 @@ async fn a_runner_is_started_again_after_its_own_update() {
         "#!/bin/bash\nif [ ! -e updated ]; then touch updated; (sleep 0.2; touch update.finished) & exit 3; fi\n";
     let world = World::new(&RUNNER.replace("#!/bin/bash\n", update)).await;
     let mut operator = world.operator().await;
-    let _agent = world.agent(&operator);
-    let mut session = operator.session().await;
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
+    let (_agent, _session) = world.idle(&mut operator).await;
     assert_eq!(world.runner_file("jit").as_deref(), Some(JIT), "the second start has the registration too");
 }
 
@@ -298,10 +271,7 @@ async fn a_runner_is_started_again_after_its_own_update() {
 async fn a_shim_that_is_killed_never_costs_the_running_job() {
     let world = World::new(RUNNER).await;
     let mut operator = world.operator().await;
-    let _agent = world.agent(&operator);
-    let mut session = operator.session().await;
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
+    let (_agent, mut session) = world.idle(&mut operator).await;
     world.touch("go");
     session.until_state(AgentState::JobRunning).await;
     let runner = world.record().unwrap();
@@ -338,10 +308,7 @@ async fn a_refused_agent_says_why_and_keeps_trying() {
 async fn status_tells_people_what_the_agent_knows() {
     let world = World::new(RUNNER).await;
     let mut operator = world.operator().await;
-    let _agent = world.agent(&operator);
-    let mut session = operator.session().await;
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
+    let (_agent, _session) = world.idle(&mut operator).await;
     let output = world.command("status").output().await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     for line in ["State:    idle", "Operator: connected", "RunnerVM: vm-1", "Runner:   vm-1 (Listening)", "(metadata)"]
@@ -457,9 +424,7 @@ async fn many_agents_can_live_in_one_process() {
     }
     let mut keys = std::collections::HashSet::new();
     for _ in 0..20 {
-        let mut session = operator.session().await;
-        session.register("r1", JIT).await;
-        session.until_state(AgentState::Idle).await;
+        let session = operator.idle_session().await;
         keys.insert(session.thumbprint.clone());
     }
     assert_eq!(keys.len(), 20);
