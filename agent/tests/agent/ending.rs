@@ -1,13 +1,16 @@
-//! How machines stop working: notices, limits, drains from within, an operator that is gone, a new version of the agent.
+//! How machines stop working: orders, notices, limits, drains from within, an operator that is gone, a new version of the
+//! agent.
 
 use std::time::{Duration, Instant};
 
-use miglet_proto::v1::{AgentState, Drain, GuardKind, JobResult, Notice, command::Command as Wanted};
+use miglet_proto::v1::{
+    AgentState, Drain, GuardKind, JobResult, Notice, RunnerExitKind, Shutdown, command::Command as Wanted,
+};
 use rustix::process::Signal;
 use tokio::time::timeout;
 
 use crate::{
-    JIT,
+    JIT, exit_kind,
     operator::{PATIENCE, Session},
     world::{RUNNER, World, eventually, kill},
 };
@@ -217,4 +220,30 @@ async fn an_upgrade_in_mid_job_is_noticed_by_nobody() {
         world.end_job(&mut session).await;
         assert_eq!(session.report.job.as_ref().unwrap().result(), JobResult::Succeeded);
     }
+}
+
+#[tokio::test]
+async fn a_drained_idle_runner_is_interrupted() {
+    let world = World::new(RUNNER).await;
+    let mut operator = world.operator().await;
+    let (_agent, mut session) = world.idle(&mut operator).await;
+    session.send("d1", Wanted::Drain(Drain::default())).await;
+    session.until_ended().await;
+    assert_eq!(exit_kind(&session), Some(RunnerExitKind::WithoutJob));
+    assert_eq!(session.report.exit.as_ref().unwrap().code, 0);
+    assert_eq!(session.report.job, None);
+}
+
+#[tokio::test]
+async fn a_shutdown_of_an_idle_machine_after_its_drain_leaves_nothing_running() {
+    let world = World::new(RUNNER).await;
+    let mut operator = world.operator().await;
+    let (mut agent, mut session) = world.idle(&mut operator).await;
+    let listener = world.record().unwrap().listener.unwrap();
+    session.send("s1", Wanted::Shutdown(Shutdown::default())).await;
+    session.until_state(AgentState::Draining).await;
+    assert!(listener.is_alive(), "a shutdown alone waits for the runner");
+    session.send("d1", Wanted::Drain(Drain::default())).await;
+    let status = timeout(PATIENCE, agent.wait()).await.expect("the machine goes off").unwrap();
+    assert!(status.success() && !listener.is_alive());
 }

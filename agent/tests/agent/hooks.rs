@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use miglet_proto::v1::{self};
+use miglet_proto::v1;
+use tokio::time::timeout;
 
 use crate::world::{RUNNER, World};
 
@@ -98,4 +99,12 @@ async fn a_job_that_holds_the_socket_open_delays_nobody_for_long() {
     world.start_job(&mut session).await;
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     drop(silent);
+}
+
+#[tokio::test]
+async fn a_hook_without_an_agent_ends_well_and_soon() {
+    let world = World::new(RUNNER).await;
+    let socket = world.dir.path().join("nobody.sock");
+    let hook = world.command("hook").arg("job-started").arg("--socket").arg(socket).status();
+    assert!(timeout(Duration::from_secs(5), hook).await.expect("bounded").unwrap().success());
 }
