@@ -5,8 +5,9 @@ use std::time::Duration;
 use tonic::Status;
 
 use crate::{
+    metadata::Trouble,
     operator::{Identity, Operator},
-    world::{RUNNER, Trouble, World, eventually},
+    world::{RUNNER, World, eventually},
 };
 
 #[tokio::test]

@@ -27,6 +27,8 @@ mod life;
 #[cfg(test)]
 mod listener;
 #[cfg(test)]
+mod metadata;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod packaging;
