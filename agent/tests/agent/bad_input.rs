@@ -51,19 +51,22 @@ async fn a_hook_socket_that_is_called_ten_thousand_times_tells_the_first_job_and
     let before = peak_kb(shim.pid);
     let message = hook::Message::from_environment(hook::Event::JobStarted, |_| Some("evil/app".into()));
     let evil = serde_json::to_vec(&message).unwrap();
-    for n in 0..10_000_u32 {
-        let mut stream = UnixStream::connect(world.paths.hook_socket()).await.unwrap();
-        let bytes: &[u8] = match n % 4 {
-            0 => &evil,
-            1 => b"{",
-            2 => b"\xff\x00\n\n\n",
-            _ => &[b'x'; 8192],
-        };
-        // Refused in the middle when there is too much of it.
-        stream.write_all(bytes).await.ok();
-        stream.shutdown().await.ok();
-        stream.read_to_end(&mut Vec::new()).await.ok();
-    }
+    let flood = async {
+        for n in 0..10_000_u32 {
+            let mut stream = UnixStream::connect(world.paths.hook_socket()).await.unwrap();
+            let bytes: &[u8] = match n % 4 {
+                0 => &evil,
+                1 => b"{",
+                2 => b"\xff\x00\n\n\n",
+                _ => &[b'x'; 8192],
+            };
+            // Refused in the middle when there is too much of it.
+            stream.write_all(bytes).await.ok();
+            stream.shutdown().await.ok();
+            stream.read_to_end(&mut Vec::new()).await.ok();
+        }
+    };
+    timeout(2 * PATIENCE, flood).await.expect("each call is answered soon");
     let held: Vec<_> = connected(&world, 100).await;
     assert!(peak_kb(shim.pid) - before < 2000, "the shim grew from {before} kB to {} kB", peak_kb(shim.pid));
     world.end_job(&mut session).await;
