@@ -12,7 +12,9 @@
 mod expect;
 pub(crate) mod gateway_keys;
 mod history;
+mod objects;
 mod operator;
+mod options;
 mod rights;
 mod service;
 mod strangers;
@@ -20,20 +22,16 @@ mod traces;
 mod wait;
 mod writes;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use k8s_openapi::api::core::v1::{Event, Namespace, Secret};
-use kube::{
-    Api, Client, ResourceExt,
-    api::{ApiResource, DeleteParams, DynamicObject, ListParams, ObjectMeta, PostParams},
-};
-use miglet_operator::crd::{RunnerPool, RunnerVm};
+use kube::Client;
 
 use self::service::Service;
 pub use self::{
     expect::{Fleet, Held},
     history::History,
     operator::{Intervals, Operator, signal_hook},
+    options::{Plane, WorldOptions},
     wait::{Patience, Waited},
 };
 use crate::{
@@ -57,63 +55,6 @@ pub const LABELS: [&str; 2] = ["self-hosted", "linux"];
 pub const ZONE: &str = "us-central1-a";
 /// Name of the worlds' first group.
 pub const GROUP: &str = "ci-linux";
-
-/// What a world is made of.
-pub struct WorldOptions {
-    /// Namespaces of the pools and of the operator; new ones when absent.
-    pub namespaces: Option<(String, String)>,
-    /// Intervals of the operator.
-    pub intervals: Intervals,
-    /// How long the cloud takes.
-    pub delays: Delays,
-    /// GitHub's times.
-    pub github: GithubOptions,
-    /// Machines; local processes with the real agent when absent.
-    pub machines: Option<Arc<dyn Machines>>,
-    /// Whether requests and responses are checked against the published descriptions.
-    pub checked: bool,
-    /// Whether the operator runs from the start.
-    pub operator: bool,
-    /// Settings of the first group that differ from harmless ones.
-    pub group: GroupSpec,
-    /// Further environment of the agents.
-    pub agent_environment: BTreeMap<String, String>,
-    /// Which control plane, and how much of it the operator watches.
-    pub plane: Plane,
-}
-
-/// Which control plane a world is in.
-#[derive(Clone, Copy, Default)]
-pub enum Plane {
-    /// The one all worlds of this process share; the operator watches the world's namespace.
-    #[default]
-    Shared,
-    /// One of its own; the operator watches every namespace.
-    Own,
-    /// Somebody's cluster; the operator watches the world's namespace.
-    Given(&'static ControlPlane),
-}
-
-impl Default for WorldOptions {
-    fn default() -> Self {
-        Self {
-            namespaces: None,
-            intervals: Intervals::default(),
-            delays: Delays::default(),
-            github: GithubOptions {
-                poll: Duration::from_secs(1),
-                lost_after: Duration::from_secs(3),
-                ..GithubOptions::default()
-            },
-            machines: None,
-            checked: true,
-            operator: true,
-            group: GroupSpec::zonal(GROUP, ZONE),
-            agent_environment: BTreeMap::new(),
-            plane: Plane::Shared,
-        }
-    }
-}
 
 /// A world. Everything in it ends when it is dropped.
 pub struct World {
@@ -260,119 +201,6 @@ impl World {
         self.start_operator().await
     }
 
-    /// Writes a Secret with the App's credentials.
-    ///
-    /// # Errors
-    /// When the API server refuses.
-    pub async fn put_secret(&self, name: &str) -> Result<(), Trouble> {
-        let data = BTreeMap::from([
-            ("github_app_id".to_owned(), self.app.app_id.to_string()),
-            ("github_app_installation_id".to_owned(), self.app.installation_id.to_string()),
-            ("github_app_private_key".to_owned(), self.app.private_key_pem.clone()),
-        ]);
-        let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
-        let secret = Secret { metadata, string_data: Some(data), ..Secret::default() };
-        self.api::<Secret>().create(&PostParams::default(), &secret).await?;
-        Ok(())
-    }
-
-    /// The manifest of a pool like the README's; `patch` is merged over it.
-    #[must_use]
-    pub fn pool(&self, name: &str, replicas: i32, patch: serde_json::Value) -> DynamicObject {
-        let mut pool = serde_json::json!({
-            "spec": {
-                "replicas": replicas,
-                "github": {
-                    "url": format!("{}/{ORG}", self.github.url()),
-                    "credentialsSecretRef": {"name": "acme-app"},
-                    "labels": LABELS,
-                },
-                "compute": {"gce": {"project": "acme-ci", "groups": [{"name": GROUP, "zone": ZONE}]}},
-            },
-        });
-        merge(&mut pool, patch);
-        let mut object = DynamicObject::new(name, &ApiResource::erase::<RunnerPool>(&())).within(&self.namespace);
-        object.data = serde_json::json!({"spec": pool.get("spec")});
-        object
-    }
-
-    /// Creates a pool.
-    ///
-    /// # Errors
-    /// When the API server refuses.
-    pub async fn apply_pool(&self, name: &str, replicas: i32, patch: serde_json::Value) -> Result<(), kube::Error> {
-        let resource = ApiResource::erase::<RunnerPool>(&());
-        let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &self.namespace, &resource);
-        // As kubectl would send it: what is not in the manifest is left to the API server's defaults.
-        api.create(&PostParams::default(), &self.pool(name, replicas, patch)).await.map(drop)
-    }
-
-    /// An API in the pools' namespace.
-    #[must_use]
-    pub fn api<K>(&self) -> Api<K>
-    where
-        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
-    {
-        Api::namespaced(self.client.clone(), &self.namespace)
-    }
-
-    /// Every RunnerVM.
-    ///
-    /// # Errors
-    /// When the API server does not answer.
-    pub async fn vms(&self) -> Result<Vec<RunnerVm>, kube::Error> {
-        Ok(self.api::<RunnerVm>().list(&ListParams::default()).await?.items)
-    }
-
-    /// Every event of the pools' namespace, as `reason: note`.
-    ///
-    /// # Errors
-    /// When the API server does not answer.
-    pub async fn events(&self) -> Result<Vec<String>, kube::Error> {
-        let events = self.api::<Event>().list(&ListParams::default()).await?;
-        let text = |event: &Event| {
-            let reason = event.reason.clone().unwrap_or_default();
-            format!("{reason}: {}", event.message.clone().unwrap_or_default())
-        };
-        Ok(events.items.iter().map(text).collect())
-    }
-
-    /// Deletes a pool.
-    ///
-    /// # Errors
-    /// When the API server refuses.
-    pub async fn delete_pool(&self, name: &str) -> Result<(), kube::Error> {
-        self.api::<RunnerPool>().delete(name, &DeleteParams::default()).await.map(drop)
-    }
-
-    /// Deletes the pools' namespace.
-    ///
-    /// # Errors
-    /// When the API server refuses.
-    pub async fn delete_namespace(&self) -> Result<(), kube::Error> {
-        Api::<Namespace>::all(self.client.clone()).delete(&self.namespace, &DeleteParams::default()).await.map(drop)
-    }
-
-    /// What one pool says of a condition: `(status, reason, message)`.
-    ///
-    /// # Errors
-    /// When the API server does not answer.
-    pub async fn condition(&self, pool: &str, kind: &str) -> Result<Option<(String, String, String)>, kube::Error> {
-        let pool = self.api::<RunnerPool>().get(pool).await?;
-        let conditions = pool.status.unwrap_or_default().conditions;
-        Ok(conditions.into_iter().find(|c| c.type_ == kind).map(|c| (c.status, c.reason, c.message)))
-    }
-
-    /// Names of the RunnerVMs in this phase.
-    ///
-    /// # Errors
-    /// When the API server does not answer.
-    pub async fn in_phase(&self, phase: miglet_operator::crd::Phase) -> Result<Vec<String>, kube::Error> {
-        let vms = self.vms().await?;
-        let phases = vms.iter().filter(|vm| vm.status.as_ref().is_some_and(|status| status.phase == phase));
-        Ok(phases.map(ResourceExt::name_any).collect())
-    }
-
     /// Writes of the operators so far, apart from the lease's renewals.
     #[must_use]
     pub fn operator_writes(&self) -> usize {
@@ -421,16 +249,4 @@ async fn compute(
     };
     let options = ComputeOptions { project: "acme-ci".into(), delays, machines, checked, ..ComputeOptions::default() };
     Ok(ComputeSim::start(options).await?)
-}
-
-/// JSON merge patch.
-fn merge(target: &mut serde_json::Value, patch: serde_json::Value) {
-    match (target, patch) {
-        (serde_json::Value::Object(target), serde_json::Value::Object(patch)) => {
-            for (key, value) in patch {
-                merge(target.entry(key).or_insert(serde_json::Value::Null), value);
-            }
-        }
-        (target, patch) => *target = patch,
-    }
 }

@@ -1,6 +1,6 @@
 //! What a VM has to tell is told at least once and shown exactly once, whoever dies meanwhile.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use k8s_openapi::api::core::v1::Event;
 use kube::api::ListParams;
@@ -28,13 +28,14 @@ async fn busy_under(intervals: Intervals) -> Result<(World, History, Held)> {
     Ok((world, history, held))
 }
 
-/// Has the operator killed at a request of its own: before it is out, or once it is done. True once that happened.
-fn kill_at(world: &World, method: &str, path: &str, done: bool) -> Result<impl Fn() -> bool + use<>> {
+/// Lets the job end, and has the operator killed at a request of its own: before it is out, or once it is done.
+async fn let_go_and_kill(world: &World, held: &Held, method: &str, path: &str, done: bool) -> Result {
     let (kill, fired) = world.operators.first().ok_or("no operator")?.signal_hook(Signal::KILL);
     let action = if done { Action::CallAfter(kill) } else { Action::CallInstead(kill) };
     world.proxy.faults().add(Rule::path(path, action).method(method).times(1));
-    let fired = Arc::clone(&fired);
-    Ok(move || fired.load(Ordering::SeqCst))
+    world.let_go(held).await?;
+    Patience::default().until("the kill", || async { fired.load(Ordering::SeqCst) }, |killed| *killed).await?;
+    Ok(())
 }
 
 fn acked(vm: &Value) -> u64 {
@@ -95,9 +96,7 @@ async fn a_result_is_written_with_its_events_number_and_told_once() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_killed_between_a_result_and_its_write_loses_nothing() -> Result {
     let (mut world, history, held) = busy().await?;
-    let killed = kill_at(&world, "PUT", &format!("/runnervms/{}/status", held.vm), false)?;
-    world.let_go(&held).await?;
-    Patience::default().until("the kill", || async { killed() }, |killed| *killed).await?;
+    let_go_and_kill(&world, &held, "PUT", &format!("/runnervms/{}/status", held.vm), false).await?;
     assert!(history.of("RunnerVM", &held.vm).iter().all(|vm| result(vm).is_none()), "it was not written");
     world.restart_operator().await?;
     told_once(&world, &history, &held).await
@@ -107,9 +106,7 @@ async fn an_operator_killed_between_a_result_and_its_write_loses_nothing() -> Re
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_killed_before_it_told_the_pool_of_a_result_tells_it_later() -> Result {
     let (mut world, history, held) = busy().await?;
-    let killed = kill_at(&world, "DELETE", &format!("/runnervms/{}", held.vm), true)?;
-    world.let_go(&held).await?;
-    Patience::default().until("the kill", || async { killed() }, |killed| *killed).await?;
+    let_go_and_kill(&world, &held, "DELETE", &format!("/runnervms/{}", held.vm), true).await?;
     world.restart_operator().await?;
     told_once(&world, &history, &held).await
 }
@@ -118,9 +115,7 @@ async fn an_operator_killed_before_it_told_the_pool_of_a_result_tells_it_later()
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_killed_after_it_told_the_pool_of_a_result_does_not_tell_it_twice() -> Result {
     let (mut world, history, held) = busy().await?;
-    let killed = kill_at(&world, "POST", "/events", true)?;
-    world.let_go(&held).await?;
-    Patience::default().until("the kill", || async { killed() }, |killed| *killed).await?;
+    let_go_and_kill(&world, &held, "POST", "/events", true).await?;
     world.restart_operator().await?;
     told_once(&world, &history, &held).await
 }

@@ -22,6 +22,7 @@ use std::{
 use miglet_agent::{
     machine,
     preparation::Prepared,
+    process::Process,
     runner::{ExitKind, JobResult, Phase, Runner},
     settings::{Collected, Environment, Flags, Settings},
     supervisor::{Launch, Registration, Shim, Supervisor},
@@ -105,6 +106,14 @@ impl Supervised {
 
     async fn idle(&mut self) -> Runner {
         self.until("idle", |runner| runner.phase == Phase::Listening).await
+    }
+
+    /// Another listener than this one comes up, and runs a job.
+    async fn does_a_job_after(&mut self, first: Option<Process>, rig: &Rig) {
+        self.until("started again", |runner| runner.listener.is_some() && runner.listener != first).await;
+        rig.sim.queue_job(Job::default());
+        let (kind, code, _) = self.end().await;
+        assert_eq!((kind, code), (ExitKind::JobDone, 0));
     }
 
     /// Its end: the kind, the code and the words.
@@ -220,10 +229,7 @@ async fn a_runner_that_updates_itself_is_started_again_and_runs_its_job() {
     let mut runner = Supervised::registered(&rig).await;
     let first = runner.idle().await.listener;
     rig.sim.control(Control::UpdateRunner { id: runner.id });
-    runner.until("started again", |runner| runner.listener.is_some() && runner.listener != first).await;
-    rig.sim.queue_job(Job::default());
-    let (kind, code, _) = runner.end().await;
-    assert_eq!((kind, code), (ExitKind::JobDone, 0));
+    runner.does_a_job_after(first, &rig).await;
 }
 
 #[tokio::test]
@@ -232,10 +238,7 @@ async fn a_runner_that_stumbles_while_idle_is_started_again_and_runs_its_job() {
     let mut runner = Supervised::registered(&rig).await;
     let first = runner.idle().await.listener;
     rig.sim.server().faults.add(nonsense().times(1));
-    runner.until("started again", |runner| runner.listener.is_some() && runner.listener != first).await;
-    rig.sim.queue_job(Job::default());
-    let (kind, code, _) = runner.end().await;
-    assert_eq!((kind, code), (ExitKind::JobDone, 0));
+    runner.does_a_job_after(first, &rig).await;
 }
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use miglet_proto::v1::{AgentState, EventKind, JobResult, Shutdown, command::Command as Wanted};
+use miglet_proto::v1::{AgentState, Event, EventKind, JobResult, Shutdown, command::Command as Wanted};
 use rustix::process::Signal;
-use tokio::time::timeout;
+use tokio::{process::Child, time::timeout};
 
 use crate::{
     JIT,
@@ -13,16 +13,17 @@ use crate::{
 };
 
 fn kinds(session: &Session) -> Vec<EventKind> {
-    session.events.iter().map(miglet_proto::v1::Event::kind).collect()
+    session.events.iter().map(Event::kind).collect()
 }
 
-/// A machine whose runner waits for its job.
-async fn idle(world: &World, operator: &mut Operator) -> (tokio::process::Child, Session) {
-    let agent = world.agent(operator);
-    let mut session = operator.session().await;
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
-    (agent, session)
+/// A machine that has told the result of its job, to an operator that acked neither it nor the job's start.
+async fn unacked(world: &World, operator: &mut Operator) -> (Child, Session, Event) {
+    let (agent, mut session) = world.idle(operator).await;
+    session.acking = false;
+    world.touch("go");
+    world.touch("end");
+    let result = session.until_event(EventKind::JobCompleted).await;
+    (agent, session, result)
 }
 
 /// An agent that has answered has also heard what was said before.
@@ -35,7 +36,7 @@ async fn heard_everything(session: &mut Session) {
 async fn every_step_of_a_life_is_told_once_and_before_any_report_of_it() {
     let world = World::new(RUNNER).await;
     let mut operator = world.operator().await;
-    let (mut agent, mut session) = idle(&world, &mut operator).await;
+    let (mut agent, mut session) = world.idle(&mut operator).await;
     assert_eq!(kinds(&session), [EventKind::VmStarted, EventKind::RunnerRegistered]);
     world.touch("go");
     session.until_state(AgentState::JobRunning).await;
@@ -46,7 +47,7 @@ async fn every_step_of_a_life_is_told_once_and_before_any_report_of_it() {
     assert_eq!(completed.kind(), EventKind::JobCompleted);
     let job = completed.job.expect("its job");
     assert_eq!((job.result(), job.repository.as_str()), (JobResult::Succeeded, "acme/app"));
-    session.until("the runner's end", |s| s.report.exit.is_some()).await;
+    session.until_ended().await;
     session.send("s1", Wanted::Shutdown(Shutdown::default())).await;
     session.until_event(EventKind::VmShuttingDown).await;
     assert_eq!(session.events.len(), 5, "{:?}", session.events);
@@ -59,11 +60,7 @@ async fn every_step_of_a_life_is_told_once_and_before_any_report_of_it() {
 async fn a_result_that_was_not_acked_is_told_again_by_the_next_agent() {
     let world = World::new(RUNNER).await;
     let mut operator = world.operator().await;
-    let (mut agent, mut session) = idle(&world, &mut operator).await;
-    session.acking = false;
-    world.touch("go");
-    world.touch("end");
-    let told = session.until_event(EventKind::JobCompleted).await;
+    let (mut agent, _session, told) = unacked(&world, &mut operator).await;
     kill(&agent, Signal::KILL);
     agent.wait().await.unwrap();
     let _agent = world.agent(&operator);
@@ -82,7 +79,7 @@ async fn a_result_that_was_not_acked_is_told_again_by_the_next_agent() {
 async fn after_a_cut_what_was_not_acked_is_told_again_and_the_rest_is_not() {
     let world = World::new(RUNNER).await;
     let mut operator = world.operator().await;
-    let (_agent, mut session) = idle(&world, &mut operator).await;
+    let (_agent, mut session) = world.idle(&mut operator).await;
     heard_everything(&mut session).await;
     session.acking = false;
     world.touch("go");
@@ -126,12 +123,8 @@ async fn a_machine_goes_off_once_its_last_events_are_acked_and_not_before() {
 async fn an_agent_that_is_stopped_after_its_runners_end_has_the_result_acked_first() {
     let world = World::new(RUNNER).await;
     let mut operator = world.operator().await;
-    let (mut agent, mut session) = idle(&world, &mut operator).await;
-    session.acking = false;
-    world.touch("go");
-    world.touch("end");
-    let last = session.until_event(EventKind::JobCompleted).await;
-    session.until("the runner's end", |s| s.report.exit.is_some()).await;
+    let (mut agent, mut session, last) = unacked(&world, &mut operator).await;
+    session.until_ended().await;
     kill(&agent, Signal::TERM);
     assert!(timeout(Duration::from_millis(500), agent.wait()).await.is_err(), "it waits for the ack");
     session.ack_events(last.sequence).await;
@@ -155,7 +148,7 @@ async fn without_room_on_the_disk_events_are_told_from_memory_and_people_learn_o
     let world = World::new(RUNNER).await;
     std::fs::create_dir_all(world.paths.event_spool().with_extension("new")).expect("in the way");
     let mut operator = world.operator().await;
-    let (_agent, mut session) = idle(&world, &mut operator).await;
+    let (_agent, mut session) = world.idle(&mut operator).await;
     assert!(session.report.error.contains("kept in memory only"), "{}", session.report.error);
     assert_eq!(session.until_event(EventKind::Error).await.detail, session.report.error);
     world.touch("go");
@@ -168,7 +161,7 @@ async fn without_room_on_the_disk_events_are_told_from_memory_and_people_learn_o
 async fn a_damaged_spool_loses_no_result() {
     let world = World::new(RUNNER).await;
     let mut operator = world.operator().await;
-    let (mut agent, mut session) = idle(&world, &mut operator).await;
+    let (mut agent, mut session) = world.idle(&mut operator).await;
     world.touch("go");
     world.touch("end");
     let told = session.until_event(EventKind::JobCompleted).await;
@@ -191,10 +184,10 @@ async fn a_damaged_spool_loses_no_result() {
 async fn an_operator_that_knows_no_events_gets_none() {
     let world = World::new(RUNNER).await;
     let mut operator = Operator::speaking(&world.identity, "127.0.0.1:0", None, 0).await;
-    let (_agent, mut session) = idle(&world, &mut operator).await;
+    let (_agent, mut session) = world.idle(&mut operator).await;
     world.touch("go");
     world.touch("end");
-    session.until("the runner's end", |s| s.report.exit.is_some()).await;
+    session.until_ended().await;
     heard_everything(&mut session).await;
     assert_eq!(kinds(&session), []);
 }

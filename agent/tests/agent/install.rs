@@ -81,8 +81,7 @@ async fn a_machine_without_a_runner_says_so_until_it_has_one_and_then_runs_it() 
     bucket.fill();
     session.until_state(AgentState::Ready).await;
     assert_eq!((session.report.error.as_str(), session.report.runner_version.as_str()), ("", "2.336.0"));
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
+    session.start_runner().await;
     world.paths.runner = std::fs::read_dir(world.cache_dir())
         .unwrap()
         .map(|entry| entry.unwrap().path())

@@ -5,7 +5,6 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use miglet_proto::v1::AgentState;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
@@ -13,7 +12,6 @@ use tokio::{
 };
 
 use crate::{
-    JIT,
     operator::BY_NAME,
     world::{RUNNER, World},
 };
@@ -68,9 +66,7 @@ async fn the_session_goes_through_the_proxy_and_the_runner_knows_it() {
     let endpoint = format!("https://{BY_NAME}:8443");
     let environment = [("MIGLET_ENDPOINT", endpoint.as_str()), ("HTTPS_PROXY", &proxy.url), ("NO_PROXY", "127.0.0.1")];
     let _agent = world.agent_with(&operator, &environment);
-    let mut session = operator.session().await;
-    session.register("r1", JIT).await;
-    session.until_state(AgentState::Idle).await;
+    let _session = operator.idle_session().await;
     assert_eq!(proxy.asked.lock().unwrap().first().map(String::as_str), Some("CONNECT gateway.test:8443 HTTP/1.1"));
     assert_eq!(world.runner_file("proxy"), Some(proxy.url.clone()));
 }
