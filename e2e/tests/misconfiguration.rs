@@ -12,7 +12,8 @@ use kube::{
 use miglet_e2e::{
     compute::GroupSpec,
     control_plane::product_crds,
-    world::{GROUP, Plane, Trouble, World, WorldOptions, ZONE},
+    github::Control,
+    world::{GROUP, Patience, Plane, Trouble, World, WorldOptions, ZONE},
 };
 use miglet_operator::crd::RunnerPool;
 use serde_json::{Value, json};
@@ -179,5 +180,28 @@ async fn an_object_that_cannot_be_read_says_so_itself_and_stops_nobody_else() ->
     world.idle("odd", 1).await?;
     api.delete("odd", &DeleteParams::default()).await?;
     world.pool_gone("odd").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_that_github_will_refuse_or_refuses_is_told_with_the_day() -> Result {
+    let world = World::start(WorldOptions::default()).await?;
+    let old = |version: &str| json!({"spec": {"runner": {"version": version}}});
+    let current = async |reason| world.condition_is("old", "RunnerVersionCurrent", "False", reason).await;
+    world.apply_pool("old", 0, old("2.300.0")).await?;
+    let told = current("Outdated").await?;
+    assert!(told.contains("30 days after it was replaced") && told.contains("set spec.runner.version"), "{told}");
+    world.github.control(Control::EndSupport { at: 4_102_444_800 });
+    world.kubectl(&["patch", "rpool", "old", "--type=merge", "--patch", &old("2.301.0").to_string()]).await?;
+    let says = async || current("Outdated").await.unwrap_or_default();
+    let dated = |told: &String| told.contains("GitHub gives it jobs until 2100-01-01");
+    Patience::default().until("the day", says, dated).await?;
+    world.github.control(Control::EndSupport { at: 0 });
+    world.kubectl(&["patch", "rpool", "old", "--type=merge", "--patch", &old("2.302.0").to_string()]).await?;
+    current("Refused").await?;
+    world.github.control(Control::DeprecateRunners { deprecated: true });
+    world.apply_pool("turned-away", 1, json!({})).await?;
+    let told = world.condition_is("turned-away", "RunnerVersionCurrent", "False", "Refused").await?;
+    assert!(told.contains("no longer accepts this version"), "{told}");
     Ok(())
 }

@@ -63,6 +63,11 @@ impl Call {
         self.params.get(name).and_then(|text| text.parse().ok()).ok_or_else(Refusal::not_found)
     }
 
+    /// A part of the path.
+    pub(crate) fn param(&self, name: &str) -> Option<&str> {
+        self.params.get(name).map(String::as_str)
+    }
+
     /// A query parameter.
     pub(crate) fn query(&self, name: &str) -> Option<&str> {
         self.query.get(name).map(String::as_str)

@@ -104,6 +104,12 @@ pub enum Control {
         /// Whether it is refused.
         deprecated: bool,
     },
+    /// Tells until when versions of the runner get jobs; before that it says nothing of it, as GitHub does outside Enterprise
+    /// Cloud.
+    EndSupport {
+        /// Seconds since 1970.
+        at: i64,
+    },
     /// Lists of runners show what is true now until they are thawed; a runner asked for by id is never stale.
     FreezeLists {
         /// Whether they are frozen.
@@ -139,6 +145,7 @@ impl Shared {
             Control::SkewClock { seconds } => self.clock.skew(seconds),
             Control::SetLimits { limits } => state.meter.set(limits),
             Control::DeprecateRunners { deprecated } => state.deprecated = deprecated,
+            Control::EndSupport { at } => state.support_end = Some(at),
             Control::FreezeLists { frozen } => state.freeze(frozen),
             Control::AddForeignRunner { scope, name, online } => return Some(state.add_foreign(scope, name, online)),
         }

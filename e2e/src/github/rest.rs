@@ -39,6 +39,7 @@ pub(crate) fn routes(shared: Arc<Shared>) -> Router {
         router = router
             .route(&at("runners"), get(list))
             .route(&at("runners/downloads"), get(downloads))
+            .route(&at("runners/deprecations/{version}"), get(support))
             .route(&at("runners/generate-jitconfig"), post(generate))
             .route(&at("runners/registration-token"), post(registration_token))
             .route(&at("runners/{runner_id}"), get(one).delete(remove));
@@ -196,6 +197,14 @@ async fn registration_token(State(sim): Sim, call: Call) -> Answer {
     let token = uuid::Uuid::new_v4().simple().to_string().to_uppercase();
     let body = json!({"token": token, "expires_at": rfc3339(sim.clock.seconds() + 3600)});
     Ok((StatusCode::CREATED, Json(body)).into_response())
+}
+
+async fn support(State(sim): Sim, call: Call) -> Answer {
+    let state = sim.lock();
+    state.groups(&call.who, &call.scope())?;
+    let end = state.support_end.ok_or_else(Refusal::not_found)?;
+    let version = call.param("version").unwrap_or_default();
+    Ok(Json(json!({"runner_version": version, "runtime_deprecates_at": rfc3339(end)})).into_response())
 }
 
 async fn downloads(State(sim): Sim, call: Call) -> Answer {

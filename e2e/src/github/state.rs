@@ -56,6 +56,8 @@ pub(crate) struct State {
     pub(crate) sessions: HashMap<String, Session>,
     pub(crate) jobs: BTreeMap<u64, JobState>,
     pub(crate) deprecated: bool,
+    /// Until when a version of the runner gets jobs; no word of it unless set.
+    pub(crate) support_end: Option<i64>,
     /// What lists show instead of the truth.
     pub(crate) stale: Option<Vec<(Registration, bool)>>,
     last_id: u64,
@@ -75,6 +77,7 @@ impl State {
             sessions: HashMap::new(),
             jobs: BTreeMap::new(),
             deprecated: false,
+            support_end: None,
             stale: None,
             last_id: 0,
             advanced: Instant::now(),
