@@ -75,6 +75,8 @@ async fn ask(paths: &Paths, id: String, deadline: Option<Duration>) -> Result<Dr
         let deadline_ms = left().map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
         let request = Request::Drain { id: id.clone(), deadline_ms };
         match exchange(&paths.agent_socket(), &request).await {
+            // An agent of an earlier version answers a request that came slowly as one for the status.
+            Ok(status) if status.active => absent_since = None,
             Ok(status) => return Ok(Drained::Told(Box::new(status))),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(DrainError::Refused { path: paths.agent_socket().display().to_string(), source: error });
@@ -132,3 +134,6 @@ async fn order(writer: &mut (impl AsyncWriteExt + Unpin), order: Order) -> io::R
     line.push(b'\n');
     writer.write_all(&line).await
 }
+
+#[cfg(test)]
+mod tests;
