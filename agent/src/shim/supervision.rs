@@ -21,7 +21,7 @@ use super::{
     leftovers::{kill_all, reap},
     listener,
     progress::Progress,
-    verdict::{Run, Verdict, exit, verdict},
+    verdict::{Run, Verdict, conclude, exit, verdict},
 };
 use crate::{
     clock,
@@ -114,10 +114,7 @@ impl Supervision {
             None => failure("the registration never arrived: the agent ended while it handed it over"),
         };
         kill_all(self.confinement.cgroup.as_ref()).await;
-        self.shared.edit(|runner| {
-            runner.phase = Phase::Exited;
-            runner.exit = Some(end);
-        });
+        self.shared.edit(|runner| conclude(runner, end, clock::unix_ms()));
         self.tell();
     }
 
