@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use miglet_proto::v1::{self, EventKind};
 
 use crate::{
-    clock,
+    clock::Moment,
     notice::Notice,
     plan::State,
     runner::{ExitKind, Phase, Runner, clean},
@@ -31,23 +31,6 @@ use crate::{
 const ERROR_LIMIT: usize = 256;
 /// Longest text of one.
 const DETAIL_LIMIT: usize = 512;
-
-/// A time, by both clocks.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Moment {
-    /// What people read.
-    pub unix_ms: i64,
-    /// Milliseconds since the boot: never goes back, whatever becomes of the agent and its disk.
-    pub boot_ms: u64,
-}
-
-impl Moment {
-    /// Now.
-    #[must_use]
-    pub fn now() -> Self {
-        Self { unix_ms: clock::unix_ms(), boot_ms: clock::boot_ms() }
-    }
-}
 
 /// What was told in this boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

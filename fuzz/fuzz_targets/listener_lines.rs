@@ -4,6 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use miglet_agent::{
+    clock::Moment,
     lines::Lines,
     runner::{Phase, Runner, TEXT_LIMIT},
     shim::Progress,
@@ -17,14 +18,14 @@ fuzz_target!(|pieces: Vec<&[u8]>| {
     for piece in pieces {
         lines.feed(piece, |line| {
             assert!(line.len() <= LINE_LIMIT && !line.contains(&b'\n'));
-            progress.line(line, 1);
+            progress.line(line, Moment::default());
         });
         let after = progress.snapshot();
         check(&before, &after);
         before = after;
     }
     lines.finish(|line| {
-        progress.line(line, 2);
+        progress.line(line, Moment::default());
     });
     check(&before, &progress.snapshot());
 });

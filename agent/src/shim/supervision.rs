@@ -24,7 +24,7 @@ use super::{
     verdict::{Run, Verdict, conclude, exit, verdict},
 };
 use crate::{
-    clock,
+    clock::{self, Moment},
     paths::Paths,
     process::Process,
     record,
@@ -50,8 +50,8 @@ impl Shared {
         Self { progress: Arc::new(Mutex::new(Progress::new(runner))), changed: Arc::new(Notify::new()) }
     }
 
-    pub(super) fn line(&self, line: &[u8], now_ms: i64) {
-        if self.with(|p| p.line(line, now_ms)) {
+    pub(super) fn line(&self, line: &[u8], now: Moment) {
+        if self.with(|p| p.line(line, now)) {
             self.changed.notify_one();
         }
     }
