@@ -34,7 +34,7 @@ use crate::{
 /// After the listener's exit its pipes end too, unless something fled with one.
 const EOF_DEADLINE: Duration = Duration::from_secs(5);
 /// An interrupted listener tells its job's steps to end (SIGINT, SIGTERM, SIGKILL: 10 s), uploads the log and reports.
-const INTERRUPT_DEADLINE: Duration = Duration::from_secs(45);
+pub(crate) const INTERRUPT_DEADLINE: Duration = Duration::from_secs(45);
 /// A self-update takes seconds.
 const UPDATE_DEADLINE: Duration = Duration::from_secs(30);
 

@@ -21,7 +21,7 @@ async fn idle(operator: &mut Operator) -> Session {
 }
 
 /// One whose runner has one.
-async fn busy(world: &World, operator: &mut Operator) -> Session {
+pub(crate) async fn busy(world: &World, operator: &mut Operator) -> Session {
     let mut session = idle(operator).await;
     world.touch("go");
     session.until("named", |s| s.report.job.as_ref().is_some_and(|job| !job.repository.is_empty())).await;

@@ -19,6 +19,8 @@ mod listener;
 #[cfg(test)]
 mod operator;
 #[cfg(test)]
+mod orphans;
+#[cfg(test)]
 mod packaging;
 #[cfg(test)]
 mod proxy;
