@@ -21,7 +21,7 @@ use crate::{
     status::{Request, Status},
 };
 
-/// How long an agent that is being restarted is waited for.
+/// How long an agent that is being restarted is waited for: its unit starts it anew after 2 s.
 const RESTART: Duration = Duration::from_secs(10);
 /// Between two tries.
 const RETRY: Duration = Duration::from_millis(200);
@@ -85,13 +85,18 @@ async fn ask(paths: &Paths, id: String, deadline: Option<Duration>) -> Result<Dr
             Err(_) => {
                 let since = *absent_since.get_or_insert_with(Instant::now);
                 let patience = left().map_or(RESTART, |left| RESTART.min(left));
-                if since.elapsed() >= patience || !paths.shim_socket().exists() {
+                if since.elapsed() >= patience || !is_expected(paths) {
                     return without_agent(&paths.shim_socket(), left()).await;
                 }
             }
         }
         sleep(RETRY).await;
     }
+}
+
+/// Whether an agent that does not answer may only be between two lives: it leaves its socket behind.
+fn is_expected(paths: &Paths) -> bool {
+    paths.agent_socket().exists() || paths.shim_socket().exists()
 }
 
 async fn exchange(path: &Path, request: &Request) -> io::Result<Status> {

@@ -30,3 +30,36 @@ async fn an_answer_while_the_runner_is_active_is_no_end() {
     assert!(matches!(drained, Drained::Told(status) if !status.active));
     agent.await.unwrap();
 }
+
+#[tokio::test]
+async fn an_agent_between_two_lives_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(UnixListener::bind(paths(&dir).agent_socket()).unwrap());
+    let next = paths(&dir);
+    let next = tokio::spawn(async move {
+        sleep(Duration::from_secs(1)).await;
+        std::fs::remove_file(next.agent_socket()).unwrap();
+        agent(&next, vec![false]).await.unwrap();
+    });
+    let drained = drain(&paths(&dir), "d".into(), None).await.unwrap();
+    assert!(matches!(drained, Drained::Told(_)), "{drained:?}");
+    next.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_that_never_comes_back_is_waited_for_within_the_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(UnixListener::bind(paths(&dir).agent_socket()).unwrap());
+    let begun = Instant::now();
+    let drained = drain(&paths(&dir), "d".into(), Some(Duration::from_secs(1))).await.unwrap();
+    assert!(matches!(drained, Drained::Nothing), "{drained:?}");
+    assert!((Duration::from_millis(400)..RESTART / 2).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn where_no_agent_was_none_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let begun = Instant::now();
+    let drained = drain(&paths(&dir), "d".into(), None).await.unwrap();
+    assert!(matches!(drained, Drained::Nothing) && begun.elapsed() < RESTART / 2, "{drained:?}");
+}
