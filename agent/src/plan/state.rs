@@ -32,6 +32,8 @@ pub struct State {
     pub shutdown: bool,
     /// The last error, for people.
     pub error: String,
+    /// What is wrong with the operator's newest settings; empty when nothing is.
+    pub unsound: String,
     /// Why there is no runner to start yet, for people.
     pub unprepared: String,
     /// The runner that can be started, once there is one.
@@ -111,7 +113,7 @@ impl State {
     /// What is wrong now, for people.
     #[must_use]
     pub fn trouble(&self) -> String {
-        let troubles = [&self.unprepared, &self.error, &self.spool_error];
+        let troubles = [&self.unprepared, &self.unsound, &self.error, &self.spool_error];
         troubles.into_iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>().join("; ")
     }
 

@@ -397,3 +397,15 @@ fn what_an_operator_does_not_say_stays_as_it_was_said_last() {
     let [Effect::Configure { wanted, .. }] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!((wanted.revision.as_str(), wanted.values()), ("2", said.values()));
 }
+
+#[test]
+fn what_was_wrong_with_settings_is_told_until_sound_ones_come() {
+    let (state, effects) = configured(connected(), Some("c1"), Err("no such level".into()));
+    assert_eq!(refusals(&effects), [true]);
+    let (state, _) = step(state, Input::Disconnected { error: "gone".into() });
+    let (state, _) = step(state, hello());
+    assert!(state.trouble().contains("no such level"), "a new session mends nothing: {}", state.trouble());
+    let sound = Configured { limits: Limits::default(), level: LevelFilter::INFO };
+    let (state, effects) = configured(state, Some("c2"), Ok(sound));
+    assert_eq!((refusals(&effects), state.trouble().as_str()), (vec![false], ""));
+}
