@@ -89,11 +89,12 @@ impl Told {
     }
 }
 
-/// Whether this event must find room where others do not: after it nothing may follow.
+/// Whether this event must find room where others do not: after it nothing may follow. Errors are none, for there may be
+/// hundreds.
 #[must_use]
 pub fn is_final(kind: EventKind) -> bool {
-    use EventKind::{Error, JobCompleted, Preempted, RunnerCrashed, VmShuttingDown};
-    matches!(kind, JobCompleted | RunnerCrashed | Preempted | VmShuttingDown | Error)
+    use EventKind::{JobCompleted, Preempted, RunnerCrashed, VmShuttingDown};
+    matches!(kind, JobCompleted | RunnerCrashed | Preempted | VmShuttingDown)
 }
 
 /// What a state shows to have happened, in words, in the order of a machine's life.
@@ -216,6 +217,20 @@ mod tests {
         assert_eq!(told.due(&lost(0), &lost(1), Moment::default()), [], "there was no session to lose");
         let most = u64::try_from(all.len() * (DETAIL_LIMIT + 4096)).expect("small");
         assert!(most < crate::spool::SIZE / 2, "even the longest leave most of the spool to others");
+    }
+
+    #[test]
+    fn only_what_is_told_once_and_ends_something_is_final() {
+        use EventKind::{
+            Error, JobCompleted, JobStarted, Preempted, RunnerCrashed, RunnerRegistered, Unspecified, VmShuttingDown,
+            VmStarted,
+        };
+        for kind in [JobCompleted, RunnerCrashed, Preempted, VmShuttingDown] {
+            assert!(is_final(kind), "{kind:?}");
+        }
+        for kind in [Unspecified, VmStarted, RunnerRegistered, JobStarted, Error] {
+            assert!(!is_final(kind), "{kind:?}");
+        }
     }
 
     #[test]
