@@ -25,6 +25,8 @@ mod packaging;
 #[cfg(test)]
 mod proxy;
 #[cfg(test)]
+mod watchdog;
+#[cfg(test)]
 mod world;
 
 use std::{sync::Arc, time::Duration};
