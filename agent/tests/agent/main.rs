@@ -25,6 +25,8 @@ mod packaging;
 #[cfg(test)]
 mod proxy;
 #[cfg(test)]
+mod seeds;
+#[cfg(test)]
 mod watchdog;
 #[cfg(test)]
 mod world;
