@@ -5,27 +5,44 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-/// One moment: deadlines are kept on the clock that never jumps, a job's start comes from the wall clock.
+/// Now, for decisions: on the clock that deadlines are kept on, and on the one that an earlier agent has kept times on.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
-    /// Never jumps.
+    /// Means nothing to another process.
     pub instant: Instant,
-    /// Milliseconds since the Unix epoch.
-    pub unix_ms: i64,
+    /// Milliseconds since the boot.
+    pub boot_ms: u64,
 }
 
 impl Now {
     /// This moment.
     #[must_use]
     pub fn read() -> Self {
-        Self { instant: Instant::now(), unix_ms: unix_ms() }
+        Self { instant: Instant::now(), boot_ms: boot_ms() }
     }
 
-    /// The instant of an earlier time of the wall clock; this one for a later time, or one before the machine's start.
+    /// The instant of an earlier time since the boot; this one for a later time.
     #[must_use]
-    pub fn instant_of(&self, unix_ms: i64) -> Instant {
-        let ago = u64::try_from(self.unix_ms.saturating_sub(unix_ms)).unwrap_or(0);
-        self.instant.checked_sub(Duration::from_millis(ago)).unwrap_or(self.instant)
+    pub fn instant_of(&self, boot_ms: u64) -> Instant {
+        let ago = Duration::from_millis(self.boot_ms.saturating_sub(boot_ms));
+        self.instant.checked_sub(ago).unwrap_or(self.instant)
+    }
+}
+
+/// When something happened, by both clocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moment {
+    /// What people read.
+    pub unix_ms: i64,
+    /// Milliseconds since the boot: never goes back, whatever becomes of the agent, its disk and the wall clock.
+    pub boot_ms: u64,
+}
+
+impl Moment {
+    /// Now.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { unix_ms: unix_ms(), boot_ms: boot_ms() }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     status::{Request, Status},
 };
 
-/// How long an agent that is being restarted is waited for.
+/// How long an agent that is being restarted is waited for: its unit starts it anew after 2 s.
 const RESTART: Duration = Duration::from_secs(10);
 /// Between two tries.
 const RETRY: Duration = Duration::from_millis(200);
@@ -75,6 +75,8 @@ async fn ask(paths: &Paths, id: String, deadline: Option<Duration>) -> Result<Dr
         let deadline_ms = left().map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
         let request = Request::Drain { id: id.clone(), deadline_ms };
         match exchange(&paths.agent_socket(), &request).await {
+            // An agent of an earlier version answers a request that came slowly as one for the status.
+            Ok(status) if status.active => absent_since = None,
             Ok(status) => return Ok(Drained::Told(Box::new(status))),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(DrainError::Refused { path: paths.agent_socket().display().to_string(), source: error });
@@ -83,13 +85,18 @@ async fn ask(paths: &Paths, id: String, deadline: Option<Duration>) -> Result<Dr
             Err(_) => {
                 let since = *absent_since.get_or_insert_with(Instant::now);
                 let patience = left().map_or(RESTART, |left| RESTART.min(left));
-                if since.elapsed() >= patience || !paths.shim_socket().exists() {
+                if since.elapsed() >= patience || !is_expected(paths) {
                     return without_agent(&paths.shim_socket(), left()).await;
                 }
             }
         }
         sleep(RETRY).await;
     }
+}
+
+/// Whether an agent that does not answer may only be between two lives: it leaves its socket behind.
+fn is_expected(paths: &Paths) -> bool {
+    paths.agent_socket().exists() || paths.shim_socket().exists()
 }
 
 async fn exchange(path: &Path, request: &Request) -> io::Result<Status> {
@@ -132,3 +139,6 @@ async fn order(writer: &mut (impl AsyncWriteExt + Unpin), order: Order) -> io::R
     line.push(b'\n');
     writer.write_all(&line).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,9 +19,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock::Now,
+    clock::{Moment, Now},
     durable,
-    events::{Moment, Told},
+    events::Told,
     health::Sampler,
     installation::Installation,
     key::{AgentKey, KeyError},

@@ -9,7 +9,7 @@
 //! | vm_started | always |
 //! | runner_registered | the runner listens, or has a job |
 //! | job_started | there is a job |
-//! | job_completed | it has a result |
+//! | job_completed | it has a result, or its runner ended well without telling one |
 //! | runner_crashed | the runner ended other than by itself or by a drain |
 //! | preempted | the cloud announced that it takes the machine away |
 //! | vm_shutting_down | the machine goes off |
@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use miglet_proto::v1::{self, EventKind};
 
 use crate::{
-    clock,
+    clock::Moment,
     notice::Notice,
     plan::{READ_ONLY, State},
     runner::{ExitKind, Phase, Runner, clean},
@@ -31,23 +31,6 @@ use crate::{
 const ERROR_LIMIT: usize = 256;
 /// Longest text of one.
 const DETAIL_LIMIT: usize = 512;
-
-/// A time, by both clocks.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Moment {
-    /// What people read.
-    pub unix_ms: i64,
-    /// Milliseconds since the boot: never goes back, whatever becomes of the agent and its disk.
-    pub boot_ms: u64,
-}
-
-impl Moment {
-    /// Now.
-    #[must_use]
-    pub fn now() -> Self {
-        Self { unix_ms: clock::unix_ms(), boot_ms: clock::boot_ms() }
-    }
-}
 
 /// What was told in this boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -106,11 +89,12 @@ impl Told {
     }
 }
 
-/// Whether this event must find room where others do not: after it nothing may follow.
+/// Whether this event must find room where others do not: after it nothing may follow. Errors are none, for there may be
+/// hundreds.
 #[must_use]
 pub fn is_final(kind: EventKind) -> bool {
-    use EventKind::{Error, JobCompleted, Preempted, RunnerCrashed, VmShuttingDown};
-    matches!(kind, JobCompleted | RunnerCrashed | Preempted | VmShuttingDown | Error)
+    use EventKind::{JobCompleted, Preempted, RunnerCrashed, VmShuttingDown};
+    matches!(kind, JobCompleted | RunnerCrashed | Preempted | VmShuttingDown)
 }
 
 /// What a state shows to have happened, in words, in the order of a machine's life.
@@ -118,15 +102,16 @@ fn happened(state: &State) -> [(EventKind, Option<String>); 7] {
     let runner = state.runner.as_ref();
     let job = runner.and_then(|runner| runner.job.as_ref());
     let listens = |runner: &Runner| runner.job.is_some() || matches!(runner.phase, Phase::Listening | Phase::Busy);
-    let crashed = |runner: &Runner| runner.exit.as_ref().is_some_and(|exit| exit.kind == ExitKind::Failed);
+    let ended = |wanted| runner.and_then(|runner| runner.exit.as_ref()).is_some_and(|exit| exit.kind == wanted);
+    let completed = job.is_some_and(|job| job.result.is_some() || ended(ExitKind::JobDone));
     let preempted = state.notice == Some(Notice::Preempted);
     let when = |happened: bool| happened.then(String::new);
     [
         (EventKind::VmStarted, Some(format!("agent {}", env!("CARGO_PKG_VERSION")))),
         (EventKind::RunnerRegistered, when(runner.is_some_and(listens))),
         (EventKind::JobStarted, when(job.is_some())),
-        (EventKind::JobCompleted, when(job.is_some_and(|job| job.result.is_some()))),
-        (EventKind::RunnerCrashed, when(runner.is_some_and(crashed))),
+        (EventKind::JobCompleted, when(completed)),
+        (EventKind::RunnerCrashed, when(ended(ExitKind::Failed))),
         (EventKind::Preempted, preempted.then(|| "the cloud takes the machine away within 30 s".to_owned())),
         (EventKind::VmShuttingDown, when(state.off)),
     ]
@@ -209,6 +194,17 @@ mod tests {
     }
 
     #[test]
+    fn a_job_whose_result_was_never_told_is_completed_by_its_runners_good_end_only() {
+        use EventKind::{JobCompleted, JobStarted, RunnerCrashed, RunnerRegistered, VmStarted};
+        for (kind, last) in [(ExitKind::JobDone, JobCompleted), (ExitKind::Failed, RunnerCrashed)] {
+            let state = with(runner(Phase::Exited, None, Some(kind)));
+            let events = Told::default().due(&State::default(), &state, Moment::default());
+            assert_eq!(kinds(&events), [VmStarted, RunnerRegistered, JobStarted, last]);
+            assert_eq!(events[3].job.as_ref().map(v1::Job::result), Some(v1::JobResult::Unspecified));
+        }
+    }
+
+    #[test]
     fn a_runner_that_crashed_before_it_listened_was_never_registered() {
         let state = State { runner: Some(Runner::default().failed("no exec permission")), ..State::default() };
         let events = Told::default().due(&State::default(), &state, Moment::default());
@@ -226,6 +222,20 @@ mod tests {
         assert_eq!(told.due(&lost(0), &lost(1), Moment::default()), [], "there was no session to lose");
         let most = u64::try_from(all.len() * (DETAIL_LIMIT + 4096)).expect("small");
         assert!(most < crate::spool::SIZE / 2, "even the longest leave most of the spool to others");
+    }
+
+    #[test]
+    fn only_what_is_told_once_and_ends_something_is_final() {
+        use EventKind::{
+            Error, JobCompleted, JobStarted, Preempted, RunnerCrashed, RunnerRegistered, Unspecified, VmShuttingDown,
+            VmStarted,
+        };
+        for kind in [JobCompleted, RunnerCrashed, Preempted, VmShuttingDown] {
+            assert!(is_final(kind), "{kind:?}");
+        }
+        for kind in [Unspecified, VmStarted, RunnerRegistered, JobStarted, Error] {
+            assert!(!is_final(kind), "{kind:?}");
+        }
     }
 
     #[test]
@@ -265,7 +275,7 @@ mod tests {
     }
 
     fn inputs() -> impl Strategy<Value = Vec<u8>> {
-        proptest::collection::vec(0u8..10, 0..40)
+        proptest::collection::vec(0u8..11, 0..40)
     }
 
     fn input(choice: u8) -> Input {
@@ -280,6 +290,7 @@ mod tests {
             5 => snapshot(Phase::Busy, None, None),
             6 => snapshot(Phase::Busy, Some(JobResult::Failed), None),
             7 => snapshot(Phase::Exited, Some(JobResult::Failed), Some(ExitKind::JobDone)),
+            10 => snapshot(Phase::Exited, None, Some(ExitKind::JobDone)),
             _ => snapshot(Phase::Exited, None, Some(ExitKind::Failed)),
         }
     }
@@ -287,8 +298,12 @@ mod tests {
     proptest! {
         #[test]
         fn any_order_and_any_restart_tell_each_thing_once(inputs in inputs(), restart in 0usize..40) {
-            let (mut told, mut state, mut had_result) = (Told::default(), State::default(), false);
-            let has_result = |runner: &Runner| runner.job.as_ref().is_some_and(|job| job.result.is_some());
+            let (mut told, mut state, mut was_done) = (Told::default(), State::default(), false);
+            let done = |exit: &Exit| exit.kind == ExitKind::JobDone;
+            let is_done = |runner: &Runner| {
+                let job = runner.job.as_ref();
+                job.is_some_and(|job| job.result.is_some() || runner.exit.as_ref().is_some_and(done))
+            };
             let mut all = told.due(&State::default(), &state, Moment::default());
             for (n, choice) in inputs.into_iter().enumerate() {
                 if n == restart {
@@ -300,14 +315,14 @@ mod tests {
                 let before = state.clone();
                 state = plan(state, input(choice), Now::read()).0;
                 all.extend(told.due(&before, &state, Moment::default()));
-                had_result |= state.runner.as_ref().is_some_and(has_result);
+                was_done |= state.runner.as_ref().is_some_and(is_done);
             }
             prop_assert!(all.windows(2).all(|pair| pair[0].sequence < pair[1].sequence));
             let of = |kind: EventKind| all.iter().filter(|event| event.kind() == kind).count();
             for kind in (1..8).filter_map(|kind| EventKind::try_from(kind).ok()) {
                 prop_assert!(of(kind) <= 1, "{kind:?}");
             }
-            prop_assert_eq!(of(EventKind::JobCompleted) == 1, had_result);
+            prop_assert_eq!(of(EventKind::JobCompleted) == 1, was_done);
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     task::JoinHandle,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_rustls::TlsConnector;
 
@@ -26,6 +26,9 @@ use crate::proxy::{Proxies, Proxy};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Until the answer's head, and between two pieces of its body.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A body that comes slower than this, measured over so long, is given up: the next source may be better.
+const SLOWEST: u64 = 50 * 1024;
+const PACE_WINDOW: Duration = Duration::from_secs(60);
 const REDIRECT_LIMIT: usize = 5;
 
 /// A client for any number of hosts.
@@ -49,6 +52,7 @@ pub struct Answer {
     /// Its headers.
     pub headers: HeaderMap,
     body: Incoming,
+    pace: Pace,
     connection: JoinHandle<()>,
 }
 
@@ -86,6 +90,12 @@ pub enum FetchError {
     /// It went quiet.
     #[error("{host} sent nothing for {} s", STALL_TIMEOUT.as_secs())]
     Stalled {
+        /// Which host.
+        host: String,
+    },
+    /// It drips.
+    #[error("{host} sent less than {} KiB a second for {} s", SLOWEST / 1024, PACE_WINDOW.as_secs())]
+    Slow {
         /// Which host.
         host: String,
     },
@@ -179,14 +189,36 @@ async fn ask(
     let request = request.body(Empty::<Bytes>::new()).map_err(|_| FetchError::Url(url.to_string()))?;
     let answered = timeout(STALL_TIMEOUT, sender.send_request(request)).await;
     let (head, body) = answered.map_err(|_| FetchError::Stalled { host: host(url) })?.map_err(broken)?.into_parts();
-    Ok(Answer { status: head.status, headers: head.headers, body, connection })
+    let pace = Pace { since: Instant::now(), bytes: 0 };
+    Ok(Answer { status: head.status, headers: head.headers, body, pace, connection })
+}
+
+/// How fast a body comes.
+#[derive(Debug)]
+struct Pace {
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    /// Whether it was fast enough up to this piece.
+    fn keeps_up(&mut self, piece: usize, now: Instant) -> bool {
+        self.bytes += piece as u64;
+        let passed = now - self.since;
+        if passed < PACE_WINDOW {
+            return true;
+        }
+        let enough = self.bytes >= SLOWEST * passed.as_secs();
+        *self = Self { since: now, bytes: 0 };
+        enough
+    }
 }
 
 impl Answer {
     /// The next piece of the body; `None` at its end.
     ///
     /// # Errors
-    /// When the body breaks off or stalls.
+    /// When the body breaks off, stalls or drips.
     pub async fn piece(&mut self, host: &str) -> Result<Option<Bytes>, FetchError> {
         loop {
             let frame = timeout(STALL_TIMEOUT, self.body.frame()).await;
@@ -194,9 +226,9 @@ impl Answer {
                 None => return Ok(None),
                 Some(Err(source)) => return Err(FetchError::Exchange { host: host.to_owned(), source }),
                 Some(Ok(frame)) => {
-                    if let Ok(bytes) = frame.into_data() {
-                        return Ok(Some(bytes));
-                    }
+                    let Ok(bytes) = frame.into_data() else { continue };
+                    let fast = self.pace.keeps_up(bytes.len(), Instant::now());
+                    return if fast { Ok(Some(bytes)) } else { Err(FetchError::Slow { host: host.to_owned() }) };
                 }
             }
         }
@@ -230,7 +262,42 @@ fn next(url: &Uri, headers: &HeaderMap) -> Result<Uri, FetchError> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+
+    /// Reads a body that comes in pieces of this size, one every 25 s; why it was given up, and when.
+    async fn given_up(piece: usize) -> (Option<FetchError>, Duration) {
+        let begun = Instant::now();
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(async move {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", piece * 40);
+            assert!(far.read(&mut [0; 4096]).await.is_ok_and(|count| count > 0), "a request");
+            far.write_all(head.as_bytes()).await.ok();
+            loop {
+                tokio::time::sleep(Duration::from_secs(25)).await;
+                far.write_all(&vec![0; piece]).await.ok();
+            }
+        });
+        let mut answer = ask(near, &"http://mirror/".parse().expect("url"), 0, None).await.expect("an answer");
+        let why = loop {
+            match answer.piece("mirror").await {
+                Ok(Some(_)) => {}
+                Ok(None) => break None,
+                Err(error) => break Some(error),
+            }
+        };
+        (why, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mirror_that_drips_is_given_up_and_one_that_is_just_slow_is_not() {
+        let (why, after) = given_up(1).await;
+        assert!(matches!(why, Some(FetchError::Slow { .. })), "{why:?}");
+        assert!(after < PACE_WINDOW + STALL_TIMEOUT, "{after:?}");
+        let (why, after) = given_up(100 * 1024 * 25).await;
+        assert!(why.is_none() && after >= Duration::from_secs(40 * 25), "{why:?} after {after:?}");
+    }
 
     fn redirect(from: &str, to: &str) -> Result<String, String> {
         let headers = HeaderMap::from_iter([(header::LOCATION, to.parse().expect("header"))]);

@@ -56,8 +56,7 @@ impl Sampler {
 
     fn disk(&self) -> Option<(u64, u64)> {
         let stat = self.stat()?;
-        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
-        Some((total.saturating_sub(stat.f_bfree.saturating_mul(stat.f_frsize)), total))
+        Some(in_use((stat.f_blocks, stat.f_bfree, stat.f_bavail), stat.f_frsize))
     }
 
     fn stat(&self) -> Option<StatVfs> {
@@ -70,6 +69,13 @@ impl Sampler {
         File::open(path).ok()?.take(4096).read_to_end(&mut self.buffer).ok()?;
         std::str::from_utf8(&self.buffer).ok()
     }
+}
+
+/// In use, of what jobs can use at all, as df has it: what a file system keeps for root is no room, so a disk without any
+/// left is full.
+fn in_use((blocks, free, available): (u64, u64, u64), size: u64) -> (u64, u64) {
+    let used = blocks.saturating_sub(free);
+    (used.saturating_mul(size), used.saturating_add(available).saturating_mul(size))
 }
 
 fn percent((used, total): (u64, u64)) -> u8 {
@@ -125,6 +131,15 @@ mod tests {
     #[test]
     fn use_is_a_percentage_whatever_the_figures_are() {
         assert_eq!([(0, 0), (5, 10), (u64::MAX, 1)].map(percent), [0, 50, 100]);
+    }
+
+    #[test]
+    fn a_disk_of_which_only_roots_reserve_is_left_is_full() {
+        assert_eq!(in_use((1000, 50, 0), 4096), (950 * 4096, 950 * 4096));
+        assert_eq!(
+            [(1000, 50, 0), (1000, 525, 475), (1000, 1000, 950), (0, 0, 0)].map(|n| percent(in_use(n, 1))),
+            [100, 50, 0, 0]
+        );
     }
 
     #[test]

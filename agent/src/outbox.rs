@@ -209,6 +209,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_spool_full_of_errors_still_has_room_for_a_result() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (outbox, _) = open(&dir).await;
+        let of = |sequence, kind: EventKind| {
+            let detail = "x".repeat(500);
+            v1::Event { sequence, kind: kind.into(), detail, ..v1::Event::default() }
+        };
+        for sequence in 1..=200 {
+            outbox.put(of(sequence, EventKind::Error));
+        }
+        outbox.put(of(201, EventKind::JobStarted));
+        outbox.put(of(202, EventKind::JobCompleted));
+        outbox.until_recorded(202, PATIENCE).await;
+        assert!(outbox.trouble().contains("full"), "{}", outbox.trouble());
+        drop(outbox);
+        let (again, _) = open(&dir).await;
+        let kinds: Vec<_> = again.pending().borrow().events.iter().map(v1::Event::kind).collect();
+        assert_eq!(kinds.last(), Some(&EventKind::JobCompleted));
+        assert!(!kinds.contains(&EventKind::JobStarted), "there was no room for a transition");
+    }
+
+    #[tokio::test]
     async fn without_a_disk_events_wait_in_memory_and_that_is_told() {
         let dir = tempfile::tempdir().expect("dir");
         std::fs::create_dir(dir.path().join("events.new")).expect("in the way");

@@ -270,7 +270,8 @@ fn settle(state: &mut State, now: Now) -> Vec<Effect> {
 
 fn keep_times(state: &mut State, now: Now) {
     let job = state.runner.as_ref().and_then(|runner| runner.job.as_ref());
-    state.job_since = state.job_since.or(job.map(|job| now.instant_of(job.started_unix_ms)));
+    let since = job.map(|job| job.started_boot_ms.map_or(now.instant, |started| now.instant_of(started)));
+    state.job_since = state.job_since.or(since);
     if !state.has_live_runner() && state.registration.is_some() {
         state.ended_at.get_or_insert(now.instant);
     }

@@ -62,6 +62,8 @@ pub struct Job {
     pub identity: Identity,
     /// When the listener announced it.
     pub started_unix_ms: i64,
+    /// The same in milliseconds since the boot: nobody sets that clock. None in a record of a shim that kept none.
+    pub started_boot_ms: Option<u64>,
     /// When the listener told its result; 0 before.
     pub completed_unix_ms: i64,
     /// The result, once told.

@@ -43,6 +43,7 @@ use confinement::Confinement;
 pub use become_listener::{ListenerArgs, ListenerError, become_listener};
 pub use progress::Progress;
 pub use server::Order;
+pub(crate) use supervision::INTERRUPT_DEADLINE;
 
 /// Where a shim finds everything else: a unit's command line is the same on every machine.
 #[derive(Clone, Debug, clap::Args)]

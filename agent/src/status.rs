@@ -1,7 +1,8 @@
 //! The agent's local socket: what it knows, and orders from somebody on this machine, who must be root.
 //!
-//! A client sends one request and closes its side; the answer to each is a status. A client that sends nothing, as those
-//! of the first version, asks for the status. A drain is answered once the runner has ended.
+//! A client sends one request and closes its side; the answer to each is a status. A drain is answered once no new work is
+//! taken and the runner has ended. What is no request is not answered: whoever asks for a drain takes the answer for its
+//! end.
 
 use std::{fmt, io, path::Path, time::Duration};
 
@@ -22,8 +23,6 @@ use crate::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// A client writes its request at once; one of the first version none at all.
-const REQUEST_TIMEOUT: Duration = Duration::from_millis(300);
 const REQUEST_LIMIT: u64 = 1024;
 /// Clients at once.
 const CLIENTS: usize = 16;
@@ -59,6 +58,9 @@ pub struct Status {
     /// Whether the runner runs, or is about to.
     #[serde(default)]
     pub active: bool,
+    /// Whether the machine itself has decided to take no new work.
+    #[serde(default)]
+    pub leaving: bool,
     /// Why the machine is about to stop working; empty when nothing says so.
     #[serde(default)]
     pub warning: String,
@@ -87,6 +89,7 @@ impl Status {
             vm_name: state.vm_name.clone(),
             runner: state.runner.clone(),
             active: state.has_live_runner(),
+            leaving: state.leaving.is_leaving(),
             warning: warning(state),
             error: state.trouble(),
             settings: settings.to_vec(),
@@ -160,12 +163,14 @@ fn is_ours(stream: &UnixStream) -> bool {
 }
 
 async fn answer(mut stream: UnixStream, mut status: watch::Receiver<Status>, inputs: mpsc::Sender<Input>) {
-    if let Request::Drain { id, deadline_ms } = request(&mut stream).await {
+    let Some(request) = request(&mut stream).await else { return };
+    if let Request::Drain { id, deadline_ms } = request {
         let deadline = deadline_ms.map(Duration::from_millis);
         if inputs.send(Input::Drain { id: clean(&id, TEXT_LIMIT), deadline }).await.is_err() {
             return;
         }
-        if status.wait_for(|status| !status.active).await.is_err() {
+        // Until the drain itself is taken in, a registration may come before it.
+        if status.wait_for(|status| status.leaving && !status.active).await.is_err() {
             return;
         }
     }
@@ -174,12 +179,12 @@ async fn answer(mut stream: UnixStream, mut status: watch::Receiver<Status>, inp
     timeout(TIMEOUT, stream.write_all(&text)).await.ok();
 }
 
-/// What cannot be read asks for the status.
-async fn request(stream: &mut UnixStream) -> Request {
+/// All of it; `None` when it does not come in time, or is none.
+async fn request(stream: &mut UnixStream) -> Option<Request> {
     let mut text = Vec::new();
     let mut limited = stream.take(REQUEST_LIMIT);
-    timeout(REQUEST_TIMEOUT, limited.read_to_end(&mut text)).await.ok();
-    serde_json::from_slice(&text).unwrap_or(Request::Status)
+    timeout(TIMEOUT, limited.read_to_end(&mut text)).await.ok()?.ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 /// Asks the agent.
@@ -197,3 +202,6 @@ pub async fn ask(path: &Path) -> Result<Status, StatusError> {
     let answer = timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     answer.map_err(|source| StatusError { path: path.display().to_string(), source })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! The port to whatever runs the runner. Its real form is [`Shim`]; measurements put a simulated one in its place.
 
+mod orphan;
 mod shim;
 
 use async_trait::async_trait;

@@ -1,42 +1,10 @@
-//! What the runner, and through it a job, writes to stdout and stderr: in pieces of any size.
+//! Fuzzes `checks/listener_lines.rs`.
 
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use miglet_agent::{
-    lines::Lines,
-    runner::{Phase, Runner, TEXT_LIMIT},
-    shim::Progress,
-};
+#[path = "../checks/listener_lines.rs"]
+mod listener_lines;
 
-const LINE_LIMIT: usize = 4096;
-
-fuzz_target!(|pieces: Vec<&[u8]>| {
-    let (mut lines, mut progress) = (Lines::new(LINE_LIMIT), Progress::new(Runner::default()));
-    let mut before = progress.snapshot();
-    for piece in pieces {
-        lines.feed(piece, |line| {
-            assert!(line.len() <= LINE_LIMIT && !line.contains(&b'\n'));
-            progress.line(line, 1);
-        });
-        let after = progress.snapshot();
-        check(&before, &after);
-        before = after;
-    }
-    lines.finish(|line| {
-        progress.line(line, 2);
-    });
-    check(&before, &progress.snapshot());
+libfuzzer_sys::fuzz_target!(|pieces: Vec<&[u8]>| {
+    listener_lines::check(&pieces);
 });
-
-/// Only forward, and never large.
-fn check(before: &Runner, after: &Runner) {
-    assert!(before.phase <= after.phase && after.phase < Phase::Exited);
-    assert!(after.lines.len() <= 12 && after.lines.iter().all(|line| line.len() <= TEXT_LIMIT));
-    if let Some(job) = &before.job {
-        let now = after.job.as_ref().expect("a job stays");
-        assert!(now.name == job.name && (job.result.is_none() || now.result == job.result));
-    }
-    assert_eq!(after.phase == Phase::Busy, after.job.is_some());
-    assert!(serde_json::to_vec(after).is_ok_and(|bytes| bytes.len() < 128 * 1024), "the agent reads no more");
-}

@@ -94,8 +94,14 @@ pub(super) struct Download<'a> {
 }
 
 impl Download<'_> {
-    /// Fetches what is missing, and leaves the whole, verified file.
+    /// Fetches what is missing, and leaves the whole, verified file, with room to unpack it.
     pub(super) async fn from(&self, url: &Uri) -> Result<(), DownloadError> {
+        self.fetch(url).await?;
+        // Its size may not have been known before, and other things grow meanwhile.
+        self.check_space(allowance(self.size()))
+    }
+
+    async fn fetch(&self, url: &Uri) -> Result<(), DownloadError> {
         let host = fetch::host(url);
         // An earlier attempt may have broken off after the last byte.
         let have = self.size();
@@ -113,7 +119,7 @@ impl Download<'_> {
             }
             status => return Err(DownloadError::Status { host, status }),
         };
-        self.check_space(&answer.headers, from, &host)?;
+        self.check_size(&answer.headers, from, &host)?;
         self.write(&mut answer, from, &host).await?;
         let got = self.hash().await?;
         if got == self.wanted {
@@ -151,7 +157,7 @@ impl Download<'_> {
         options.open(&self.part).await
     }
 
-    fn check_space(&self, headers: &HeaderMap, from: u64, host: &str) -> Result<(), DownloadError> {
+    fn check_size(&self, headers: &HeaderMap, from: u64, host: &str) -> Result<(), DownloadError> {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
         // Chunked: what comes is counted as it comes.
         let Some(missing) = length else { return Ok(()) };
@@ -159,7 +165,10 @@ impl Download<'_> {
         if archive > SIZE_LIMIT {
             return Err(DownloadError::TooLarge { host: host.to_owned() });
         }
-        let needed = missing.saturating_add(allowance(archive));
+        self.check_space(missing.saturating_add(allowance(archive)))
+    }
+
+    fn check_space(&self, needed: u64) -> Result<(), DownloadError> {
         let directory = self.part.parent().unwrap_or(Path::new("/"));
         match (self.free_space)(directory) {
             Some(free) if free < needed => {

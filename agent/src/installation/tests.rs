@@ -27,6 +27,8 @@ enum Answers {
     Whole,
     /// The answer ends after so many bytes.
     Torn(usize),
+    /// Without its length.
+    Chunked,
     NotFound,
     /// Something else under the same name.
     Wrong,
@@ -68,6 +70,10 @@ async fn answer(State(source): State<Source>, headers: HeaderMap) -> Response<Bo
             });
             let body = Body::from_stream(paused);
             respond.header(header::CONTENT_LENGTH, all.len()).body(body)
+        }
+        Answers::Chunked => {
+            let pieces = [Ok::<_, std::io::Error>(all.to_vec())];
+            respond.body(Body::from_stream(tokio_stream::iter(pieces)))
         }
         Answers::NotFound => respond.status(StatusCode::NOT_FOUND).body(Body::empty()),
         Answers::Wrong => respond.body("not the runner".into()),
@@ -290,20 +296,60 @@ async fn an_answer_that_would_mix_files_is_refused() {
     place.install().await.unwrap();
 }
 
+/// Claimed by the source, so large that the ratio and not the floor counts, and what it may unpack to.
+const LENGTH: u64 = 100_000_000;
+const UNPACKED: u64 = 500_000_000;
+
+type FreeSpace = fn(&Path) -> Option<u64>;
+
+async fn download(place: &mut Place, free_space: FreeSpace) -> Result<(), DownloadError> {
+    let client = Client::new().unwrap();
+    let (part, wanted) = (place.dir.path().join("part"), place.archive().sha256);
+    let download = download::Download { client: &client, part, wanted, free_space };
+    download.from(&place.url.parse().unwrap()).await
+}
+
 #[tokio::test]
 async fn a_runner_too_large_for_the_disk_is_not_begun() {
-    for (length, free, why) in [("1000000", 1_000_000, "needed"), ("99999999999", u64::MAX, "more than")] {
+    let cases: [(_, FreeSpace, _); 3] = [
+        ("100000000", |_| Some(UNPACKED), "may need 600000000"),
+        ("100000000", |_| Some(UNPACKED + LENGTH - 1), "may need 600000000"),
+        ("99999999999", |_| Some(u64::MAX), "offers more than"),
+    ];
+    for (length, free_space, why) in cases {
         let mut place = Place::honest(&[Answers::Length(length)]).await;
-        let client = Client::new().unwrap();
-        let part = place.dir.path().join("part");
-        let free_space: fn(&Path) -> Option<u64> =
-            if free == u64::MAX { |_| Some(u64::MAX) } else { |_| Some(1_000_000) };
-        let download =
-            download::Download { client: &client, part: part.clone(), wanted: place.archive().sha256, free_space };
-        let error = download.from(&place.url.parse().unwrap()).await.unwrap_err().to_string();
-        assert!(error.contains(why) || error.contains("may need"), "{error}");
-        assert!(!part.exists());
+        let error = download(&mut place, free_space).await.unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+        assert!(!place.dir.path().join("part").exists());
     }
+}
+
+#[tokio::test]
+async fn a_runner_that_just_fits_is_begun() {
+    let mut place = Place::honest(&[Answers::Length("100000000")]).await;
+    let part = place.dir.path().join("part");
+    let begun = async {
+        while !part.exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        done = download(&mut place, |_| Some(UNPACKED + LENGTH)) => panic!("nothing was sent: {done:?}"),
+        () = begun => {}
+        () = tokio::time::sleep(std::time::Duration::from_secs(20)) => panic!("never begun"),
+    }
+}
+
+/// The source says no length, so there is nothing to be checked before.
+#[tokio::test]
+async fn a_runner_that_was_fetched_is_not_unpacked_without_room_for_it() {
+    let mut place = Place::honest(&[Answers::Chunked]).await;
+    let error = download(&mut place, |_| Some(64 * 1024 * 1024 - 1)).await.unwrap_err();
+    assert!(matches!(error, DownloadError::Space { needed: 67_108_864, .. }), "{error}");
+    let part = place.dir.path().join("part");
+    assert_eq!(part.metadata().unwrap().len(), place.source.archive.len() as u64, "kept for when there is room");
+    download(&mut place, |_| Some(64 * 1024 * 1024)).await.unwrap();
+    assert_eq!(place.requests(), 1);
 }
 
 #[tokio::test]

@@ -42,11 +42,12 @@ pub(super) fn configured(
         Ok(configured) => {
             (state.limits, state.settings_level) = (configured.limits, Some(configured.level));
             state.settings_revision = revision;
+            state.unsound.clear();
             (None, names_runner && state.prepared.is_none())
         }
         Err(problems) => {
             let told = format!("the operator's settings cannot be used: {problems}");
-            state.error.clone_from(&told);
+            state.unsound.clone_from(&told);
             (Some(told), false)
         }
     };

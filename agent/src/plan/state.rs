@@ -35,6 +35,8 @@ pub struct State {
     pub shutdown: bool,
     /// The last error, for people.
     pub error: String,
+    /// What is wrong with the operator's newest settings; empty when nothing is.
+    pub unsound: String,
     /// Why there is no runner to start yet, for people.
     pub unprepared: String,
     /// The runner's disk takes no writes: its file system has found itself damaged.
@@ -117,7 +119,7 @@ impl State {
     #[must_use]
     pub fn trouble(&self) -> String {
         let disk = if self.read_only { READ_ONLY } else { "" };
-        let troubles = [self.unprepared.as_str(), &self.error, &self.spool_error, disk];
+        let troubles = [self.unprepared.as_str(), &self.unsound, &self.error, &self.spool_error, disk];
         troubles.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ")
     }
 

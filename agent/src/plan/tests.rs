@@ -16,8 +16,7 @@ struct Clock(Instant);
 
 impl Clock {
     fn at(&self, seconds: u64) -> Now {
-        let unix_ms = 1_000_000_000 + i64::try_from(seconds).expect("small") * 1000;
-        Now { instant: self.0 + Duration::from_secs(seconds), unix_ms }
+        Now { instant: self.0 + Duration::from_secs(seconds), boot_ms: 30_000 + seconds * 1000 }
     }
 }
 
@@ -236,19 +235,23 @@ fn a_local_drain_waits_for_the_job_until_its_deadline_or_the_second_request() {
     assert!(!has(&plan(state, drain("c", None), clock.at(3)).1, INTERRUPT), "once");
 }
 
+/// The wall clock, which is an hour off when the job starts, counts for nothing.
 #[test]
 fn a_job_beyond_its_time_is_interrupted_whenever_the_agent_was_started() {
-    let clock = Clock(Instant::now());
+    // The clock of a machine that has just booted cannot tell a start before its own.
+    let clock = Clock(Instant::now() + Duration::from_secs(1000));
     let guards = Guards { runtime: Duration::from_secs(100), ..Guards::default() };
-    let job = Job { started_unix_ms: clock.at(0).unix_ms, ..Job::default() };
+    let started_unix_ms = crate::clock::unix_ms() - 3_600_000;
+    let job = Job { started_unix_ms, started_boot_ms: Some(clock.at(0).boot_ms), ..Job::default() };
     let runner = Runner { phase: Phase::Busy, job: Some(job), ..Runner::default() };
     let limits = Limits { guards, ..Limits::default() };
     let state = State { limits, ..with_runner(Phase::Listening) };
     let (state, effects) = plan(state, Input::Runner(runner.into()), clock.at(70));
     assert!(effects.is_empty());
-    // The clocks of a machine that has just booted cannot tell an earlier start than its own.
-    assert!(state.wake_at(clock.at(70).instant).is_some_and(|at| at <= clock.at(160).instant));
-    let (state, effects) = plan(state, Input::Tick, clock.at(170));
+    assert_eq!(state.wake_at(clock.at(70).instant), Some(clock.at(90).instant));
+    let (state, effects) = plan(state, Input::Tick, clock.at(99));
+    assert!(effects.is_empty());
+    let (state, effects) = plan(state, Input::Tick, clock.at(100));
     assert!(has(&effects, INTERRUPT));
     assert!(state.watch.alarm().is_some_and(|alarm| alarm.acted));
 }
@@ -356,8 +359,8 @@ fn unsound_settings_are_refused_with_all_that_is_wrong_and_change_nothing() {
 
 #[test]
 fn a_log_level_reverts_by_itself_when_its_time_is_up() {
-    let (start, unix_ms) = (Instant::now(), 0);
-    let at = |seconds| Now { instant: start + Duration::from_secs(seconds), unix_ms };
+    let (start, boot_ms) = (Instant::now(), 0);
+    let at = |seconds| Now { instant: start + Duration::from_secs(seconds), boot_ms };
     let set = Command::SetLogLevel { level: Ok(Some(LevelFilter::TRACE)), period: Duration::from_secs(600) };
     let (state, effects) = plan(connected(), command("l", set), at(0));
     assert_eq!((refusals(&effects), state.log_level()), (vec![false], LevelFilter::TRACE));
@@ -372,8 +375,8 @@ fn a_log_level_reverts_by_itself_when_its_time_is_up() {
 
 #[test]
 fn a_drain_with_a_deadline_interrupts_the_job_then_and_not_before() {
-    let (start, unix_ms) = (Instant::now(), 0);
-    let at = |seconds| Now { instant: start + Duration::from_secs(seconds), unix_ms };
+    let (start, boot_ms) = (Instant::now(), 0);
+    let at = |seconds| Now { instant: start + Duration::from_secs(seconds), boot_ms };
     let drain = Command::Drain { deadline: Some(Duration::from_secs(60)) };
     let (state, effects) = plan(with_runner(Phase::Busy), command("d", drain), at(0));
     assert!(!has(&effects, |e| matches!(e, Effect::Interrupt | Effect::StopIdle)));
@@ -394,4 +397,16 @@ fn what_an_operator_does_not_say_stays_as_it_was_said_last() {
     let (_, effects) = step(state, welcome);
     let [Effect::Configure { wanted, .. }] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!((wanted.revision.as_str(), wanted.values()), ("2", said.values()));
+}
+
+#[test]
+fn what_was_wrong_with_settings_is_told_until_sound_ones_come() {
+    let (state, effects) = configured(connected(), Some("c1"), Err("no such level".into()));
+    assert_eq!(refusals(&effects), [true]);
+    let (state, _) = step(state, Input::Disconnected { error: "gone".into() });
+    let (state, _) = step(state, hello());
+    assert!(state.trouble().contains("no such level"), "a new session mends nothing: {}", state.trouble());
+    let sound = Configured { limits: Limits::default(), level: LevelFilter::INFO };
+    let (state, effects) = configured(state, Some("c2"), Ok(sound));
+    assert_eq!((refusals(&effects), state.trouble().as_str()), (vec![false], ""));
 }

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{confinement::Confinement, supervision::Shared};
-use crate::{clock, hook, lines::Lines, paths::Paths};
+use crate::{clock::Moment, hook, lines::Lines, paths::Paths};
 
 /// The runner takes its registration from here and removes it from its children's environment.
 const JIT_VARIABLE: &str = "ACTIONS_RUNNER_INPUT_JITCONFIG";
@@ -72,8 +72,8 @@ async fn read_lines(mut pipe: impl AsyncRead + Unpin, shared: Shared) {
     let (mut lines, mut buffer) = (Lines::new(LINE_LIMIT), vec![0; 16 * 1024]);
     while let Ok(count) = pipe.read(&mut buffer).await {
         let Some(bytes) = buffer.get(..count).filter(|b| !b.is_empty()) else { break };
-        let now = clock::unix_ms();
+        let now = Moment::now();
         lines.feed(bytes, |line| shared.line(line, now));
     }
-    lines.finish(|line| shared.line(line, clock::unix_ms()));
+    lines.finish(|line| shared.line(line, Moment::now()));
 }

@@ -6,7 +6,10 @@
 
 use std::collections::VecDeque;
 
-use crate::runner::{Identity, Job, JobResult, Phase, Runner, TEXT_LIMIT, clean};
+use crate::{
+    clock::Moment,
+    runner::{Identity, Job, JobResult, Phase, Runner, TEXT_LIMIT, clean},
+};
 
 /// How many of the last lines are kept for a post-mortem.
 const KEPT_LINES: usize = 12;
@@ -59,7 +62,7 @@ impl Progress {
     }
 
     /// Takes one line of the listener; true when it changed the snapshot's state.
-    pub fn line(&mut self, bytes: &[u8], now_ms: i64) -> bool {
+    pub fn line(&mut self, bytes: &[u8], now: Moment) -> bool {
         let text = String::from_utf8_lossy(bytes);
         if text.trim().is_empty() {
             return false;
@@ -69,7 +72,7 @@ impl Progress {
             // Told with what comes next.
             self.runner.version = clean(version, VERSION_LIMIT);
         }
-        parse(&text).is_some_and(|mark| self.apply(&mark, now_ms))
+        parse(&text).is_some_and(|mark| self.apply(&mark, now))
     }
 
     /// Takes a hook's message; the first one counts. True when it changed the snapshot.
@@ -89,27 +92,28 @@ impl Progress {
         self.last.push_back(line);
     }
 
-    fn apply(&mut self, mark: &Mark<'_>, now_ms: i64) -> bool {
+    fn apply(&mut self, mark: &Mark<'_>, now: Moment) -> bool {
         let runner = &mut self.runner;
         match mark {
             Mark::Listening if runner.phase < Phase::Listening => runner.phase = Phase::Listening,
             Mark::Running(name) if runner.job.is_none() => {
-                runner.job = Some(Job { name: clean(name, TEXT_LIMIT), started_unix_ms: now_ms, ..Job::default() });
+                runner.job = Some(job(name, now));
                 runner.phase = runner.phase.max(Phase::Busy);
             }
             Mark::Completed(name, result) if runner.job.as_ref().is_none_or(|j| j.result.is_none()) => {
-                let job = runner.job.get_or_insert_with(|| Job {
-                    name: clean(name, TEXT_LIMIT),
-                    started_unix_ms: now_ms,
-                    ..Job::default()
-                });
-                (job.result, job.completed_unix_ms) = (Some(*result), now_ms);
+                let job = runner.job.get_or_insert_with(|| job(name, now));
+                (job.result, job.completed_unix_ms) = (Some(*result), now.unix_ms);
                 runner.phase = runner.phase.max(Phase::Busy);
             }
             _ => return false,
         }
         true
     }
+}
+
+fn job(name: &str, now: Moment) -> Job {
+    let (started_unix_ms, started_boot_ms) = (now.unix_ms, Some(now.boot_ms));
+    Job { name: clean(name, TEXT_LIMIT), started_unix_ms, started_boot_ms, ..Job::default() }
 }
 
 /// Said once, before the listener listens.
@@ -148,7 +152,7 @@ mod tests {
     fn after(lines: &[&str]) -> Runner {
         let mut progress = Progress::new(Runner::default());
         for (n, line) in lines.iter().enumerate() {
-            progress.line(line.as_bytes(), 1000 + n as i64);
+            progress.line(line.as_bytes(), Moment { unix_ms: 1000 + n as i64, boot_ms: 50 + n as u64 });
         }
         progress.snapshot()
     }
@@ -164,7 +168,7 @@ mod tests {
         ]);
         let job = runner.job.expect("a job");
         assert_eq!((job.name.as_str(), job.result), ("build", Some(JobResult::Failed)));
-        assert_eq!((job.started_unix_ms, job.completed_unix_ms), (1003, 1004));
+        assert_eq!((job.started_unix_ms, job.started_boot_ms, job.completed_unix_ms), (1003, Some(53), 1004));
         assert_eq!(runner.phase, Phase::Busy);
     }
 
@@ -208,7 +212,7 @@ mod tests {
         let mut progress = Progress::new(Runner::default());
         let named = |repository: &str| Identity { repository: repository.into(), ..Identity::default() };
         assert!(!progress.identify(named("acme/app")), "no job yet: nothing to tell");
-        progress.line(format!("{AT}Running job: build").as_bytes(), 1);
+        progress.line(format!("{AT}Running job: build").as_bytes(), Moment::default());
         assert!(!progress.identify(named("evil/app")));
         assert_eq!(progress.snapshot().job.expect("a job").identity.repository, "acme/app");
     }
@@ -218,7 +222,7 @@ mod tests {
         fn any_bytes_are_survived_and_kept_within_bounds(lines in proptest::collection::vec(any::<Vec<u8>>(), 0..40)) {
             let mut progress = Progress::new(Runner::default());
             for line in &lines {
-                progress.line(line, 1);
+                progress.line(line, Moment::default());
             }
             let runner = progress.snapshot();
             prop_assert!(runner.lines.len() <= KEPT_LINES);

@@ -21,10 +21,10 @@ use super::{
     leftovers::{kill_all, reap},
     listener,
     progress::Progress,
-    verdict::{Run, Verdict, exit, verdict},
+    verdict::{Run, Verdict, conclude, exit, verdict},
 };
 use crate::{
-    clock,
+    clock::{self, Moment},
     paths::Paths,
     process::Process,
     record,
@@ -34,7 +34,7 @@ use crate::{
 /// After the listener's exit its pipes end too, unless something fled with one.
 const EOF_DEADLINE: Duration = Duration::from_secs(5);
 /// An interrupted listener tells its job's steps to end (SIGINT, SIGTERM, SIGKILL: 10 s), uploads the log and reports.
-const INTERRUPT_DEADLINE: Duration = Duration::from_secs(45);
+pub(crate) const INTERRUPT_DEADLINE: Duration = Duration::from_secs(45);
 /// A self-update takes seconds.
 const UPDATE_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -50,8 +50,8 @@ impl Shared {
         Self { progress: Arc::new(Mutex::new(Progress::new(runner))), changed: Arc::new(Notify::new()) }
     }
 
-    pub(super) fn line(&self, line: &[u8], now_ms: i64) {
-        if self.with(|p| p.line(line, now_ms)) {
+    pub(super) fn line(&self, line: &[u8], now: Moment) {
+        if self.with(|p| p.line(line, now)) {
             self.changed.notify_one();
         }
     }
@@ -114,10 +114,7 @@ impl Supervision {
             None => failure("the registration never arrived: the agent ended while it handed it over"),
         };
         kill_all(self.confinement.cgroup.as_ref()).await;
-        self.shared.edit(|runner| {
-            runner.phase = Phase::Exited;
-            runner.exit = Some(end);
-        });
+        self.shared.edit(|runner| conclude(runner, end, clock::unix_ms()));
         self.tell();
     }
 

@@ -8,14 +8,14 @@
 //! | 1 | its registration, settings or clock are refused | the end, failed |
 //! | 5 | another listener held its session for 4 minutes | the end, failed |
 //! | 7 | its version is refused (told apart from 1 because we ask for it) | the end, failed |
-//! | 100 to 105 | a job's result, where the image asks for such codes | the end, with the job |
+//! | 100 to 105 | a job's result, where the image asks for such codes | the end, with the job and that result |
 //! | anything else | a signal, or unknown | the end, failed |
 //!
 //! The registration is consumed when a job is assigned, so after a job another start can only fail.
 
 use std::time::Duration;
 
-use crate::runner::{Exit, ExitKind, Job, Runner, TEXT_LIMIT, clean};
+use crate::runner::{Exit, ExitKind, Job, JobResult, Phase, Runner, TEXT_LIMIT, clean};
 
 /// Retryable exits before the runner counts as failed. They are not forgiven after a while: a machine whose idle runner
 /// stumbles this often is better replaced.
@@ -59,6 +59,27 @@ pub(crate) fn exit(run: Run, runner: &Runner) -> Exit {
     Exit { code: run.code, kind, detail }
 }
 
+/// Writes the end down, and the job's result where only the code tells it: the listener's line comes first.
+pub(crate) fn conclude(runner: &mut Runner, exit: Exit, now_ms: i64) {
+    let told = result(exit.code);
+    if let Some(job) = runner.job.as_mut().filter(|job| job.result.is_none() && told.is_some()) {
+        (job.result, job.completed_unix_ms) = (told, now_ms);
+    }
+    (runner.phase, runner.exit) = (Phase::Exited, Some(exit));
+}
+
+fn result(code: i32) -> Option<JobResult> {
+    Some(match code {
+        100 => JobResult::Succeeded,
+        101 => JobResult::SucceededWithIssues,
+        102 => JobResult::Failed,
+        103 => JobResult::Canceled,
+        104 => JobResult::Skipped,
+        105 => JobResult::Abandoned,
+        _ => return None,
+    })
+}
+
 fn kind(run: Run, job: Option<&Job>) -> ExitKind {
     match (run.code, job) {
         (0, Some(_)) => ExitKind::JobDone,
@@ -95,7 +116,6 @@ fn meaning(run: Run) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runner::JobResult;
 
     fn run(code: i32) -> Run {
         Run { code, interrupted: false, retries: 0 }
@@ -146,6 +166,28 @@ mod tests {
         assert_eq!(ended(run(102), &with_job(None)), ExitKind::JobDone);
         assert_eq!(ended(run(100), &Runner::default()), ExitKind::Failed);
         assert_eq!(ended(run(106), &with_job(None)), ExitKind::Failed);
+    }
+
+    #[test]
+    fn a_code_tells_the_result_that_no_line_told() {
+        use JobResult::{Abandoned, Canceled, Failed, Skipped, Succeeded, SucceededWithIssues};
+        let concluded = |code, result| {
+            let mut runner = with_job(result);
+            let Verdict::End(exit) = verdict(run(code), &runner) else { panic!("an end") };
+            conclude(&mut runner, exit, 7);
+            assert!(runner.phase == Phase::Exited && runner.exit.is_some());
+            runner.job.map(|job| (job.result, job.completed_unix_ms))
+        };
+        for (code, result) in
+            (100..).zip([Succeeded, SucceededWithIssues, Failed, Canceled, Skipped, Abandoned].map(Some))
+        {
+            assert_eq!(concluded(code, None), Some((result, 7)));
+        }
+        assert_eq!(concluded(100, Some(Failed)), Some((Some(Failed), 0)), "the line comes first");
+        assert_eq!(concluded(0, None), Some((None, 0)), "not known is not succeeded");
+        let mut without = Runner::default();
+        conclude(&mut without, exit(run(100), &Runner::default()), 7);
+        assert_eq!(without.job, None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Following is level-based. Each snapshot from the socket is the whole truth; when the socket ends, the record on disk
 //! is. A shim that vanished without writing an end leaves a runner nobody waits for: it is left alone until it ends
-//! by itself, because a job may be in it, and then counts as failed with its result unknown.
+//! by itself or by order, because a job may be in it, and then counts as failed with its result unknown.
 
 use std::{
     io,
@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Launch, Registration, Supervisor, SupervisorError};
+use super::{Launch, Registration, Supervisor, SupervisorError, orphan::Orphan};
 use crate::{
     durable,
     error::in_full,
@@ -212,10 +212,10 @@ impl Follower {
     }
 
     /// The shim is gone without an end. The listener may still run a job: wait for it, as long as it takes.
-    async fn outlast(&self, runner: Runner) {
+    async fn outlast(&mut self, runner: Runner) {
         self.tell(runner.clone());
-        while runner.listener.is_some_and(crate::process::Process::is_alive) {
-            sleep(Duration::from_secs(1)).await;
+        if let Some(orphan) = Orphan::of(&runner) {
+            orphan.outlast(&mut self.orders).await;
         }
         // It may have written its end between our look at the record and at the process.
         match record::read(&self.paths.runner_record()) {

@@ -28,10 +28,14 @@ async fn settings_hold_as_a_whole_or_not_at_all() {
     let detail = &session.acks.last().expect("acked").detail;
     assert!(detail.contains("heartbeat-seconds") && detail.contains("guard-disk-act-percent"), "{detail}");
     assert_eq!(session.report.settings_revision, "good");
+    session.until("told", |s| s.report.error.contains("cannot be used")).await;
     let status = world.command("status").output().await.expect("status");
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
     assert!(status.contains("heartbeat-seconds = 3000 (operator)"), "{status}");
     assert!(status.contains("log-level = trace (environment)"), "{status}");
+    session.send("c3", update("better", sound)).await;
+    assert_eq!(session.outcome("c3").await, CommandOutcome::Done);
+    session.until("in order again", |s| s.report.error.is_empty()).await;
 }
 
 #[tokio::test]

@@ -149,7 +149,7 @@ async fn a_shutdown_without_an_agent_still_gives_the_job_its_deadline_and_an_end
     let runner = world.record().unwrap();
     assert_eq!(runner.job.and_then(|job| job.result), Some(miglet_agent::runner::JobResult::Failed));
     assert!(runner.exit.is_some());
-    let nothing = world.command("drain").output().await.unwrap();
+    let nothing = world.command("drain").args(["--deadline", "1"]).output().await.unwrap();
     assert!(String::from_utf8_lossy(&nothing.stdout).contains("neither"), "{nothing:?}");
 }
 

@@ -31,6 +31,8 @@ mod metadata;
 #[cfg(test)]
 mod operator;
 #[cfg(test)]
+mod orphans;
+#[cfg(test)]
 mod packaging;
 #[cfg(test)]
 mod proxy;
@@ -38,6 +40,10 @@ mod proxy;
 mod restarts;
 #[cfg(test)]
 mod runner;
+#[cfg(test)]
+mod seeds;
+#[cfg(test)]
+mod watchdog;
 #[cfg(test)]
 mod world;
 
