@@ -1,5 +1,5 @@
-//! The port to the machine itself. Its real form is switched on by the packaged configuration only; a simulated machine
-//! is a process and can touch nothing but itself.
+//! The port to the machine itself. Its real form is switched on by the packaged unit only; a simulated machine is a process
+//! and can touch nothing but itself.
 
 use std::{
     io,

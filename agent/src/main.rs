@@ -18,7 +18,7 @@ use miglet_agent::{
     logging, machine,
     metadata::Metadata,
     paths::Paths,
-    settings::{self, Collected, Environment, Flags, InstallFlags, KEYS, Settings, SettingsError, reference},
+    settings::{self, Collected, Environment, Flags, InstallFlags, KEYS, Settings, SettingsError, Start, reference},
     shim, status,
 };
 use rustix::process::DumpableBehavior;
@@ -198,6 +198,7 @@ async fn run(flags: &Flags) -> Result<(), BoxError> {
         stopper.cancel();
     });
     let Some(settings) = stop.run_until_cancelled(load(flags)).await.transpose()? else { return Ok(()) };
+    settings.suit(Start::own(&environment()))?;
     log.set_level(settings.log_level);
     for warning in &settings.warnings {
         tracing::warn!(warning, "settings");

@@ -23,6 +23,8 @@ mod packaging;
 #[cfg(test)]
 mod proxy;
 #[cfg(test)]
+mod service;
+#[cfg(test)]
 mod world;
 
 use std::{sync::Arc, time::Duration};

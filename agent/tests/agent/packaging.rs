@@ -150,14 +150,41 @@ fn the_package_holds_every_unit_and_every_file_that_they_name() {
     assert_eq!(KEYS.iter().find(|key| key.name == "config").unwrap().default, Some("/etc/miglet/config.yaml"));
 }
 
+/// What the agent's unit says about this command, and the command line itself, which nothing outweighs.
+fn as_the_unit(command: &str, config: &Path, environment: &Environment) -> Collected {
+    let line = command_lines().into_iter().find(|(_, words)| words[1] == command).unwrap().1;
+    let given =
+        |name: &str| line.iter().position(|word| word.strip_prefix("--") == Some(name)).map(|at| line[at + 1].clone());
+    let flags = KEYS.iter().map(|key| (key.name, given(key.name)));
+    let config = ("config", Some(config.display().to_string()));
+    Collected::new(&Flags::of(flags.chain([config])), environment)
+}
+
 #[test]
-fn the_packaged_configuration_is_valid_and_makes_it_a_real_machine_with_its_own_user() {
+fn the_agents_unit_makes_it_a_real_machine_with_its_own_user_whatever_files_and_variables_say() {
+    let packaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/config.yaml");
+    let other = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(other.path(), "machine: process\n").unwrap();
+    let process = Environment::from([("MIGLET_MACHINE".to_owned(), "process".to_owned())]);
+    for command in ["run", "create-user"] {
+        for (config, environment) in [(packaged.as_path(), &Environment::new()), (other.path(), &process)] {
+            let collected = as_the_unit(command, config, environment);
+            let Jobs { user, allow_root, .. } = collected.jobs().unwrap().expect("a machine run by systemd");
+            assert!(!allow_root);
+            let made = format!(" {user}");
+            let install = file("packaging/debian/postinst");
+            assert!(install.lines().any(|line| line.contains("useradd") && line.trim_end().ends_with(&made)), "{user}");
+        }
+    }
+}
+
+/// What `miglet doctor` and `miglet config` know of it is what the unit says.
+#[test]
+fn the_packaged_configuration_is_valid_and_does_not_contradict_the_unit() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/config.yaml");
     let collected = Collected::new(&Flags::of([("config", Some(path.to_owned()))]), &Environment::new());
-    let Jobs { user, allow_root, .. } = collected.jobs().unwrap().expect("a machine run by systemd");
-    assert!(!allow_root);
-    let install = file("packaging/debian/postinst");
-    assert!(install.contains("useradd") && install.lines().any(|line| line.trim_end().ends_with(&format!(" {user}"))));
+    assert!(collected.problems().is_empty(), "{:?}", collected.problems());
+    assert!(collected.jobs().unwrap().is_some(), "a machine run by systemd");
 }
 
 #[test]
