@@ -66,8 +66,8 @@ fn a_machine_that_shuts_down_ends_its_runner_first_within_what_compute_engine_le
     const MACHINE: u64 = 90;
     let units = units();
     let runner = &units["miglet-runner.service"];
-    // Stopped in the reverse order: while the network and the agent are there.
-    assert_eq!(values(runner, "After"), ["network-online.target miglet.service"]);
+    // Stopped in the reverse order: while the network, the agent and the job's containers are there.
+    assert_eq!(values(runner, "After"), ["network-online.target miglet.service docker.service containerd.service"]);
     let [stop] = values(runner, "ExecStop")[..] else { panic!("no ExecStop") };
     let deadline = stop.strip_prefix("-/usr/bin/miglet drain --deadline ").unwrap().parse::<u64>().unwrap();
     let patience = values(runner, "TimeoutStopSec")[0].parse::<u64>().unwrap();
