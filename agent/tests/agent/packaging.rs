@@ -4,12 +4,16 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use miglet_agent::{
-    machine::Jobs,
+    machine::{ALIVE_PERIOD, Jobs},
     settings::{Collected, Environment, Flags, KEYS},
 };
+
+/// What the agent's main loop waits at most, as its unit says too: for the start of a runner.
+const LONGEST_WAIT: Duration = Duration::from_secs(75);
 
 fn file(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -96,11 +100,64 @@ fn the_last_resort_is_armed_with_the_agents_unit_and_needs_no_agent() {
 }
 
 #[test]
+fn an_agent_that_hangs_or_ends_is_started_again_and_finds_what_it_left_unless_its_settings_are_wrong() {
+    let units = units();
+    let agent = &units["miglet.service"];
+    for (setting, value) in [
+        ("Type", "notify"),
+        ("NotifyAccess", "main"),
+        ("Restart", "always"),
+        ("RestartSec", "2"),
+        ("StartLimitIntervalSec", "0"),
+        ("RestartPreventExitStatus", "78"),
+        ("TimeoutStartSec", "infinity"),
+        ("RuntimeDirectoryPreserve", "yes"),
+        ("OOMScoreAdjust", "-900"),
+        ("OOMPolicy", "continue"),
+    ] {
+        assert_eq!(values(agent, setting), [value], "{setting}");
+    }
+    let [watchdog] = values(agent, "WatchdogSec")[..] else { panic!("no WatchdogSec") };
+    let watchdog = Duration::from_secs(watchdog.parse().unwrap());
+    assert!(watchdog > LONGEST_WAIT + 2 * ALIVE_PERIOD, "{watchdog:?}");
+    // The unit of the runner is started by an agent that knows why, and by nobody else.
+    assert_eq!(values(&units["miglet-runner.service"], "Restart"), ["no"]);
+}
+
+#[test]
 fn the_agent_is_hardened_and_may_write_where_it_has_to() {
     let units = units();
     let agent = &units["miglet.service"];
-    for (setting, value) in [("ProtectSystem", "strict"), ("NoNewPrivileges", "yes"), ("PrivateTmp", "yes")] {
+    for on in [
+        "NoNewPrivileges",
+        "PrivateTmp",
+        "ProtectClock",
+        "ProtectControlGroups",
+        "ProtectKernelLogs",
+        "ProtectKernelModules",
+        "ProtectKernelTunables",
+        "ProtectHostname",
+        "LockPersonality",
+        "MemoryDenyWriteExecute",
+        "RestrictNamespaces",
+        "RestrictRealtime",
+        "RestrictSUIDSGID",
+    ] {
+        assert_eq!(values(agent, on), ["yes"], "{on}");
+    }
+    for (setting, value) in [
+        ("ProtectSystem", "strict"),
+        ("ProtectHome", "read-only"),
+        ("SystemCallArchitectures", "native"),
+        ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6 AF_NETLINK"),
+        ("RuntimeDirectoryMode", "0700"),
+        ("UMask", "0077"),
+        ("LimitCORE", "0"),
+    ] {
         assert_eq!(values(agent, setting), [value], "{setting}");
+    }
+    for limit in ["MemoryMax", "TasksMax"] {
+        assert_eq!(values(agent, limit).len(), 1, "{limit}");
     }
     let [capabilities] = values(agent, "CapabilityBoundingSet")[..] else { panic!("all capabilities") };
     for never in ["CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_MODULE", "CAP_SETUID"] {
