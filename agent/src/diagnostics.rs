@@ -52,7 +52,7 @@ pub fn collect(paths: &Paths, words: &Words) -> Vec<(&'static str, String)> {
     let texts = [
         ("status.txt", words.status.clone()),
         ("agent.log", words.log.clone()),
-        ("shim.log", text(tail(&paths.state.join("shim.log"), SMALL_LIMIT))),
+        ("shim.log", text(tail(&paths.shim_log(), SMALL_LIMIT))),
         ("runner.log", text(newest(&diag, "Runner_", LOG_LIMIT))),
         ("worker.log", text(newest(&diag, "Worker_", LOG_LIMIT))),
         ("system.txt", facts()),

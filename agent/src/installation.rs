@@ -16,20 +16,18 @@ mod archive;
 mod cache;
 mod download;
 mod libraries;
+mod manifest;
 mod source;
 mod version;
 
-use std::{
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::path::PathBuf;
 
 use http::Uri;
-use tokio::{process::Command, time::timeout};
 
-use crate::fetch::{Client, FetchError};
+use crate::{
+    error::in_full,
+    fetch::{Client, FetchError},
+};
 
 pub use archive::{ArchiveError, unpack_stream};
 pub use cache::CacheError;
@@ -40,9 +38,6 @@ pub use version::Version;
 
 use cache::{LISTENER, is_runner};
 pub(crate) use download::free_space;
-
-/// .NET starts slowly on a cold disk.
-const VERSION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Which runner, and where from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,7 +137,7 @@ impl Installation {
     }
 
     async fn find_or_fetch(&self, prune: bool) -> Result<Installed, InstallError> {
-        if let Some(installed) = self.present().await {
+        if let Some(installed) = self.present() {
             return Ok(installed);
         }
         let archive = self.archive.as_ref().ok_or_else(|| self.lacking())?;
@@ -166,11 +161,11 @@ impl Installation {
     }
 
     /// A runner that will do and need not be fetched.
-    pub async fn present(&self) -> Option<Installed> {
+    #[must_use]
+    pub fn present(&self) -> Option<Installed> {
         if is_runner(&self.runner_dir) {
             let any = self.version.is_none() && self.minimum.is_none();
-            // .NET takes a second to say it, and a runner that is started says it anyway.
-            let version = if any { None } else { self.baked_in().await };
+            let version = if any { None } else { self.baked_in() };
             if any || version.is_some_and(|version| self.accepts(version)) {
                 return Some(Installed { dir: self.runner_dir.clone(), origin: Origin::Image, version });
             }
@@ -194,27 +189,14 @@ impl Installation {
         named.is_none_or(|archive| entry.dir == cache::Cache::new(&self.cache_dir).entry(archive))
     }
 
-    /// The version of the image's runner, as it says itself.
-    async fn baked_in(&self) -> Option<Version> {
-        let mut command = Command::new(self.runner_dir.join(LISTENER));
-        command.arg("--version").current_dir(&self.runner_dir).stdin(Stdio::null()).kill_on_drop(true);
-        // Once it was a job's, what is in there may be anything: it is run as whoever could have put it there.
-        if let Some((user, group)) = owner(&self.runner_dir) {
-            command.uid(user).gid(group);
-        }
-        let output = timeout(VERSION_TIMEOUT, command.output()).await.ok()?.ok()?;
-        String::from_utf8_lossy(&output.stdout).trim().parse().ok()
+    /// The version of the image's runner.
+    fn baked_in(&self) -> Option<Version> {
+        let version = manifest::version(&self.runner_dir);
+        let dir = self.runner_dir.display();
+        let unknown =
+            |error| tracing::warn!(%dir, reason = in_full(&error), "the image's runner is of no known version");
+        version.map_err(unknown).ok()
     }
-}
-
-/// Who but root owns the runner, or the folder it is in.
-fn owner(dir: &Path) -> Option<(u32, u32)> {
-    let root = rustix::process::geteuid().is_root();
-    let places = [dir.to_owned(), dir.join("bin"), dir.join(LISTENER)].into_iter().filter(|_| root);
-    places
-        .filter_map(|place| place.metadata().ok())
-        .find(|found| found.uid() != 0)
-        .map(|found| (found.uid(), found.gid()))
 }
 
 async fn fetch(cache: &cache::Cache, archive: &Archive) -> Result<Installed, InstallError> {
@@ -232,7 +214,7 @@ async fn fetch(cache: &cache::Cache, archive: &Archive) -> Result<Installed, Ins
                 return Ok(Installed { dir, origin, version });
             }
             Err(error) => {
-                let reason = crate::error::in_full(&error);
+                let reason = in_full(&error);
                 tracing::warn!(reason, "a source did not give the runner");
                 reasons.push(reason);
             }

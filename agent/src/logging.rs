@@ -1,19 +1,18 @@
 //! Compact lines on stderr. Under systemd each starts with its priority, `<4>`, which the journal takes off again, and
 //! has no time of its own, which the journal adds; elsewhere it has its time. The level can be changed later: it stands
-//! in settings that may take a while to read. The latest lines are kept for diagnostics.
+//! in settings that may take a while to read. The latest lines are kept for
+//! diagnostics.
 
-use std::{
-    collections::VecDeque,
-    fmt, io,
-    sync::{Arc, Mutex, PoisonError},
-};
+mod tail;
+
+use std::{fmt, io, path::Path};
 
 use rustix::fs::fstat;
 use tracing::{Event, Level as Severity, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
     Layer, Registry,
     fmt::{
-        FmtContext, FormatEvent, FormatFields, MakeWriter,
+        FmtContext, FormatEvent, FormatFields,
         format::{Compact, Format, Writer},
     },
     layer::SubscriberExt,
@@ -22,8 +21,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// What is kept of the latest lines, in bytes.
-const KEPT: usize = 64 * 1024;
+use tail::Tail;
 
 /// The log of this process; clones share it. The default one is of a process that logs some other way.
 #[derive(Clone, Default)]
@@ -51,6 +49,7 @@ pub fn start(level: LevelFilter) -> Log {
         lines.boxed()
     };
     tracing_subscriber::registry().with(filter).with(lines).init();
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{}", panic.to_string().replace('\n', " "))));
     Log { level: Some(handle), tail }
 }
 
@@ -63,40 +62,24 @@ impl Log {
         }
     }
 
+    /// Keeps the latest lines in this file too, after those of an earlier process: what one said before it crashed is
+    /// wanted most.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub fn keep_in(&self, path: &Path) -> io::Result<()> {
+        self.tail.keep_in(path)
+    }
+
+    /// Keeps a line that is said some other way.
+    pub fn note(&self, line: &str) {
+        self.tail.note(line);
+    }
+
     /// The latest lines.
     #[must_use]
     pub fn tail(&self) -> String {
-        let kept = self.tail.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (front, back) = kept.as_slices();
-        String::from_utf8_lossy(&[front, back].concat()).into_owned()
-    }
-}
-
-/// Writes to stderr and keeps what was written last.
-#[derive(Clone, Default)]
-struct Tail(Arc<Mutex<VecDeque<u8>>>);
-
-impl io::Write for &Tail {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend(bytes);
-        let surplus = kept.len().saturating_sub(KEPT);
-        kept.drain(..surplus);
-        drop(kept);
-        io::stderr().write_all(bytes)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
-}
-
-impl<'a> MakeWriter<'a> for Tail {
-    type Writer = &'a Self;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        self
+        self.tail.text()
     }
 }
 
@@ -136,8 +119,6 @@ fn priority(level: Severity) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
 
     #[test]
@@ -151,12 +132,18 @@ mod tests {
     }
 
     #[test]
-    fn only_the_latest_lines_are_kept() {
-        let log = Log::default();
-        for number in 0..5000 {
-            writeln!(&log.tail, "line {number}, and some more of it").expect("written");
+    fn a_panic_is_among_the_lines_that_are_kept() {
+        const FILE: &str = "MIGLET_TEST_LOG";
+        if let Some(file) = std::env::var_os(FILE) {
+            start(LevelFilter::INFO).keep_in(Path::new(&file)).expect("kept");
+            panic!("first\nsecond");
         }
-        let tail = log.tail();
-        assert!(tail.len() <= KEPT && tail.ends_with("line 4999, and some more of it\n"), "{}", tail.len());
+        let file = tempfile::NamedTempFile::new().expect("file");
+        // Once in a process, so not in this one.
+        let name = "logging::tests::a_panic_is_among_the_lines_that_are_kept";
+        let mut other = std::process::Command::new(std::env::current_exe().expect("own"));
+        let output = other.args(["--exact", name]).env(FILE, file.path()).output().expect("run");
+        let lines = std::fs::read_to_string(file.path()).expect("log");
+        assert!(!output.status.success() && lines.contains("first second"), "{lines:?}");
     }
 }

@@ -1,5 +1,5 @@
-//! The port to the machine itself. Its real form is switched on by the packaged configuration only; a simulated machine
-//! is a process and can touch nothing but itself.
+//! The port to the machine itself. Its real form is switched on by the packaged unit only; a simulated machine is a process
+//! and can touch nothing but itself.
 
 use std::{
     io,
@@ -153,11 +153,10 @@ impl Machine for Process {
     }
 
     async fn start_shim(&self, program: &Path, state: &Path) -> Result<(), MachineError> {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(state.join("shim.log"));
         let mut command = Command::new(program);
         command.arg("shim").arg("--state-dir").arg(state);
-        // Not the agent's pipes: they die with it.
-        let spawned = log.and_then(|log| command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn());
+        // Not the agent's pipes: they die with it. It keeps its log itself.
+        let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let mut child =
             spawned.map_err(|source| MachineError::Io { action: "start the runner's supervisor", source })?;
         tokio::spawn(async move { child.wait().await });

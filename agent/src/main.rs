@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -17,8 +17,8 @@ use miglet_agent::{
     installation::{InstallError, Installed, Linker, Origin},
     logging, machine,
     metadata::Metadata,
-    paths::Paths,
-    settings::{self, Collected, Environment, Flags, InstallFlags, KEYS, Settings, SettingsError, reference},
+    paths::{Paths, make_dir},
+    settings::{self, Collected, Environment, Flags, InstallFlags, KEYS, Settings, SettingsError, Start, reference},
     shim, status,
 };
 use rustix::process::DumpableBehavior;
@@ -167,8 +167,13 @@ async fn start(command: Command) -> Result<(), BoxError> {
             drain_machine(&Flags::of([("config", config), ("state-dir", state_dir)]), deadline).await
         }
         Command::Shim(args) => {
-            let _level = logging::start(LevelFilter::INFO);
-            Ok(shim::run(args).await?)
+            let log = logging::start(LevelFilter::INFO);
+            keep(&log, &Paths::of_state(args.state_dir.clone()).shim_log());
+            let ended = shim::run(args).await;
+            if let Err(error) = &ended {
+                log.note(&told(error));
+            }
+            Ok(ended?)
         }
         Command::CreateUser { flags } => {
             let _level = logging::start(LevelFilter::INFO);
@@ -198,6 +203,8 @@ async fn run(flags: &Flags) -> Result<(), BoxError> {
         stopper.cancel();
     });
     let Some(settings) = stop.run_until_cancelled(load(flags)).await.transpose()? else { return Ok(()) };
+    settings.suit(Start::own(&environment()))?;
+    keep(&log, &settings.paths.agent_log());
     log.set_level(settings.log_level);
     for warning in &settings.warnings {
         tracing::warn!(warning, "settings");
@@ -210,6 +217,14 @@ async fn run(flags: &Flags) -> Result<(), BoxError> {
     let ended = Box::pin(miglet_agent::run(settings, ports, stop)).await?;
     tracing::info!(?ended, "agent ended");
     Ok(())
+}
+
+/// Keeps what is logged for those who look for a fault later. Without it there is still stderr.
+fn keep(log: &logging::Log, file: &Path) {
+    let folder = file.parent().map_or(Ok(()), |folder| make_dir(folder, 0o700));
+    if let Err(error) = folder.and_then(|()| log.keep_in(file)) {
+        tracing::warn!(%error, file = %file.display(), "the log is not kept");
+    }
 }
 
 /// An agent that cannot even start says why where it can be read from outside the machine.

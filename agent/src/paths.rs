@@ -17,6 +17,12 @@ pub struct Paths {
 }
 
 impl Paths {
+    /// As far as the state directory leads: where the rest is, is told there.
+    #[must_use]
+    pub fn of_state(state: PathBuf) -> Self {
+        Self { state, data: PathBuf::new(), runner: PathBuf::new() }
+    }
+
     /// The agent's private key, PEM.
     #[must_use]
     pub fn key(&self) -> PathBuf {
@@ -53,10 +59,16 @@ impl Paths {
         self.state.join("shim.sock")
     }
 
-    /// What the shim says when it cannot work.
+    /// What the shim said last.
     #[must_use]
     pub fn shim_log(&self) -> PathBuf {
         self.state.join("shim.log")
+    }
+
+    /// What the agent said last, and its predecessor.
+    #[must_use]
+    pub fn agent_log(&self) -> PathBuf {
+        self.state.join("agent.log")
     }
 
     /// Where the agent tells its status.

@@ -19,6 +19,7 @@ mod file;
 mod flags;
 mod keys;
 pub mod reference;
+mod service;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
@@ -30,6 +31,7 @@ use crate::{hook::Scripts, installation::Installation, machine, metadata::Metada
 pub use collect::{Collected, Environment};
 pub use flags::{Flags, InstallFlags};
 pub use keys::{KEYS, Key};
+pub use service::Start;
 
 /// Everything the agent needs to know before it starts.
 #[derive(Clone, Debug)]

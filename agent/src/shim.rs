@@ -105,8 +105,8 @@ fn failed(action: &'static str) -> impl FnOnce(std::io::Error) -> ShimError {
 /// When it could not even begin, which its record says too; the runner's own failures are only there.
 pub async fn run(args: ShimArgs) -> Result<(), ShimError> {
     detach()?;
-    let bare = Paths { state: args.state_dir.clone(), data: PathBuf::new(), runner: PathBuf::new() };
-    let assignment = std::fs::read(bare.assignment()).map_err(failed("read its assignment"))?;
+    let assignment = Paths::of_state(args.state_dir.clone()).assignment();
+    let assignment = std::fs::read(assignment).map_err(failed("read its assignment"))?;
     let assignment: Assignment =
         serde_json::from_slice(&assignment).map_err(|error| failed("understand its assignment")(error.into()))?;
     let paths = Paths { state: args.state_dir, data: assignment.data_dir, runner: assignment.runner_dir };

@@ -15,7 +15,7 @@ const GIB: u64 = 1024 * 1024 * 1024;
 /// The runner and what it needs.
 pub(super) async fn runner(installation: &Installation) -> Vec<Finding> {
     let dir = installation.runner_dir.display();
-    match (installation.present().await, &installation.archive) {
+    match (installation.present(), &installation.archive) {
         (Some(Installed { dir, origin, .. }), _) => {
             let origin = if origin == Origin::Image { "of the image" } else { "installed" };
             let found = format!("{} ({origin})", dir.display());

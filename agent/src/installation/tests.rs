@@ -157,11 +157,13 @@ impl Place {
         self.source.ranges.lock().unwrap().len()
     }
 
-    /// A runner in the image that says it has this version.
+    /// A runner of this version in the image.
     fn bake(&self, version: &str) {
         let bin = self.installation.runner_dir.join("bin");
         std::fs::create_dir_all(&bin).unwrap();
-        std::fs::write(bin.join("Runner.Listener"), format!("#!/bin/sh\necho {version}\n")).unwrap();
+        std::fs::write(bin.join("Runner.Listener"), "#!/bin/sh\n").unwrap();
+        let manifest = format!(r#"{{"targets": {{"linux": {{"Runner.Listener/{version}": {{}}}}}}}}"#);
+        std::fs::write(bin.join("Runner.Listener.deps.json"), manifest).unwrap();
         std::fs::set_permissions(bin.join("Runner.Listener"), PermissionsExt::from_mode(0o755)).unwrap();
     }
 
@@ -232,7 +234,7 @@ async fn what_was_installed_before_is_found_by_its_version_whoever_asks() {
     ] {
         let parse = |text: Option<&str>| text.map(|text| text.parse::<Version>().unwrap());
         (place.installation.version, place.installation.minimum) = (parse(version), parse(minimum));
-        assert_eq!(&found(place.installation.present().await), expected, "{version:?} {minimum:?}");
+        assert_eq!(&found(place.installation.present()), expected, "{version:?} {minimum:?}");
     }
     let error = place.install().await.map(|installed| installed.dir);
     assert_eq!(place.requests(), 1, "{error:?}");
@@ -246,7 +248,7 @@ async fn another_archive_of_the_same_version_is_another_runner() {
     let mut place = Place::honest(&[]).await;
     place.install().await.unwrap();
     place.archive().sha256 = "0".repeat(64).parse().unwrap();
-    assert_eq!(place.installation.present().await, None);
+    assert_eq!(place.installation.present(), None);
 }
 
 #[tokio::test]

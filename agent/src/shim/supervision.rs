@@ -145,10 +145,12 @@ impl Supervision {
         let readers = listener::read(&mut child, &self.shared)?;
         let pid = child.id().cast_signed();
         self.listener = Process::of(pid);
+        tracing::info!(pid, "the listener runs");
         let listener = self.listener;
         self.shared.edit(|runner| (runner.listener, runner.started_unix_ms) = (listener, clock::unix_ms()));
         self.tell();
         let code = self.wait(Pid::from_raw(pid)).await;
+        tracing::info!(code, "the listener ended");
         self.listener = None;
         // An update script outlives the listener on purpose; nothing else may.
         if !matches!(code, 3 | 4) {

@@ -2,7 +2,10 @@
 
 use miglet_proto::v1::{self, AgentState, CommandOutcome, command::Command as Wanted};
 
-use crate::world::{RUNNER, World};
+use crate::{
+    JIT,
+    world::{RUNNER, World},
+};
 
 fn update(revision: &str, agent: v1::AgentConfig) -> Wanted {
     let settings = v1::Settings { revision: revision.into(), agent: Some(agent), runner: None };
@@ -59,9 +62,11 @@ async fn diagnostics_come_in_pieces_with_what_was_logged_and_without_secrets() {
     let log = format!("{}\nToken: 5ecret ghs_{}\n", "x".repeat(40_000), "a1".repeat(18));
     std::fs::write(diag.join("Runner_20261121-100000-utc.log"), log).expect("written");
     let mut operator = world.operator().await;
-    let _agent = world.agent(&operator);
+    let _agent = world.agent_with(&operator, &[("MIGLET_LOG_LEVEL", "info")]);
     let mut session = operator.session().await;
     session.until_state(AgentState::Ready).await;
+    session.register("r1", JIT).await;
+    session.until_state(AgentState::Idle).await;
     session.send("d1", Wanted::CollectDiagnostics(v1::CollectDiagnostics {})).await;
     session.until("whole", |s| s.chunks.last().is_some_and(|chunk| chunk.last)).await;
     assert!((0..).zip(&session.chunks).all(|(n, chunk)| chunk.sequence == n && chunk.command_id == "d1"));
@@ -72,4 +77,5 @@ async fn diagnostics_come_in_pieces_with_what_was_logged_and_without_secrets() {
     assert!(runner.len() > 32 * 1024 && runner.contains("[redacted]"), "{} bytes", runner.len());
     assert!(!runner.contains("5ecret") && !runner.contains("ghs_"));
     assert!(text("agent.log").contains("session opened") && text("status.txt").contains("vm-1"));
+    assert!(text("shim.log").contains("the listener runs"), "{}", text("shim.log"));
 }

@@ -45,6 +45,8 @@ mod seeds;
 #[cfg(test)]
 mod watchdog;
 #[cfg(test)]
+mod service;
+#[cfg(test)]
 mod world;
 
 use miglet_proto::v1::{

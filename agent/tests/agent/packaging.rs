@@ -4,12 +4,16 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use miglet_agent::{
-    machine::Jobs,
+    machine::{ALIVE_PERIOD, Jobs},
     settings::{Collected, Environment, Flags, KEYS},
 };
+
+/// What the agent's main loop waits at most, as its unit says too: for the start of a runner.
+const LONGEST_WAIT: Duration = Duration::from_secs(75);
 
 fn file(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -66,8 +70,8 @@ fn a_machine_that_shuts_down_ends_its_runner_first_within_what_compute_engine_le
     const MACHINE: u64 = 90;
     let units = units();
     let runner = &units["miglet-runner.service"];
-    // Stopped in the reverse order: while the network and the agent are there.
-    assert_eq!(values(runner, "After"), ["network-online.target miglet.service"]);
+    // Stopped in the reverse order: while the network, the agent and the job's containers are there.
+    assert_eq!(values(runner, "After"), ["network-online.target miglet.service docker.service containerd.service"]);
     let [stop] = values(runner, "ExecStop")[..] else { panic!("no ExecStop") };
     let deadline = stop.strip_prefix("-/usr/bin/miglet drain --deadline ").unwrap().parse::<u64>().unwrap();
     let patience = values(runner, "TimeoutStopSec")[0].parse::<u64>().unwrap();
@@ -96,18 +100,71 @@ fn the_last_resort_is_armed_with_the_agents_unit_and_needs_no_agent() {
 }
 
 #[test]
+fn an_agent_that_hangs_or_ends_is_started_again_and_finds_what_it_left_unless_its_settings_are_wrong() {
+    let units = units();
+    let agent = &units["miglet.service"];
+    for (setting, value) in [
+        ("Type", "notify"),
+        ("NotifyAccess", "main"),
+        ("Restart", "always"),
+        ("RestartSec", "2"),
+        ("StartLimitIntervalSec", "0"),
+        ("RestartPreventExitStatus", "78"),
+        ("TimeoutStartSec", "infinity"),
+        ("RuntimeDirectoryPreserve", "yes"),
+        ("OOMScoreAdjust", "-900"),
+        ("OOMPolicy", "continue"),
+    ] {
+        assert_eq!(values(agent, setting), [value], "{setting}");
+    }
+    let [watchdog] = values(agent, "WatchdogSec")[..] else { panic!("no WatchdogSec") };
+    let watchdog = Duration::from_secs(watchdog.parse().unwrap());
+    assert!(watchdog > LONGEST_WAIT + 2 * ALIVE_PERIOD, "{watchdog:?}");
+    // The unit of the runner is started by an agent that knows why, and by nobody else.
+    assert_eq!(values(&units["miglet-runner.service"], "Restart"), ["no"]);
+}
+
+#[test]
 fn the_agent_is_hardened_and_may_write_where_it_has_to() {
     let units = units();
     let agent = &units["miglet.service"];
-    for (setting, value) in [("ProtectSystem", "strict"), ("NoNewPrivileges", "yes"), ("PrivateTmp", "yes")] {
+    for on in [
+        "NoNewPrivileges",
+        "PrivateTmp",
+        "ProtectClock",
+        "ProtectControlGroups",
+        "ProtectKernelLogs",
+        "ProtectKernelModules",
+        "ProtectKernelTunables",
+        "ProtectHostname",
+        "LockPersonality",
+        "MemoryDenyWriteExecute",
+        "RestrictNamespaces",
+        "RestrictRealtime",
+        "RestrictSUIDSGID",
+    ] {
+        assert_eq!(values(agent, on), ["yes"], "{on}");
+    }
+    for (setting, value) in [
+        ("ProtectSystem", "strict"),
+        ("ProtectHome", "read-only"),
+        ("SystemCallArchitectures", "native"),
+        ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6 AF_NETLINK"),
+        ("RuntimeDirectoryMode", "0700"),
+        ("UMask", "0077"),
+        ("LimitCORE", "0"),
+    ] {
         assert_eq!(values(agent, setting), [value], "{setting}");
+    }
+    for limit in ["MemoryMax", "TasksMax"] {
+        assert_eq!(values(agent, limit).len(), 1, "{limit}");
     }
     let [capabilities] = values(agent, "CapabilityBoundingSet")[..] else { panic!("all capabilities") };
     for never in ["CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_MODULE", "CAP_SETUID"] {
         assert!(!capabilities.contains(never), "{never}");
     }
     let runner = KEYS.iter().find(|key| key.name == "runner-dir").unwrap().default.unwrap();
-    assert_eq!(values(agent, "ReadWritePaths"), [format!("-{runner} -/run/systemd/system")]);
+    assert_eq!(values(agent, "ReadWritePaths"), ["-/run/systemd/system"]);
     assert!(file("packaging/debian/postinst").contains(&format!("mkdir -p {runner}\n")));
 }
 
@@ -150,14 +207,41 @@ fn the_package_holds_every_unit_and_every_file_that_they_name() {
     assert_eq!(KEYS.iter().find(|key| key.name == "config").unwrap().default, Some("/etc/miglet/config.yaml"));
 }
 
+/// What the agent's unit says about this command, and the command line itself, which nothing outweighs.
+fn as_the_unit(command: &str, config: &Path, environment: &Environment) -> Collected {
+    let line = command_lines().into_iter().find(|(_, words)| words[1] == command).unwrap().1;
+    let given =
+        |name: &str| line.iter().position(|word| word.strip_prefix("--") == Some(name)).map(|at| line[at + 1].clone());
+    let flags = KEYS.iter().map(|key| (key.name, given(key.name)));
+    let config = ("config", Some(config.display().to_string()));
+    Collected::new(&Flags::of(flags.chain([config])), environment)
+}
+
 #[test]
-fn the_packaged_configuration_is_valid_and_makes_it_a_real_machine_with_its_own_user() {
+fn the_agents_unit_makes_it_a_real_machine_with_its_own_user_whatever_files_and_variables_say() {
+    let packaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/config.yaml");
+    let other = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(other.path(), "machine: process\n").unwrap();
+    let process = Environment::from([("MIGLET_MACHINE".to_owned(), "process".to_owned())]);
+    for command in ["run", "create-user"] {
+        for (config, environment) in [(packaged.as_path(), &Environment::new()), (other.path(), &process)] {
+            let collected = as_the_unit(command, config, environment);
+            let Jobs { user, allow_root, .. } = collected.jobs().unwrap().expect("a machine run by systemd");
+            assert!(!allow_root);
+            let made = format!(" {user}");
+            let install = file("packaging/debian/postinst");
+            assert!(install.lines().any(|line| line.contains("useradd") && line.trim_end().ends_with(&made)), "{user}");
+        }
+    }
+}
+
+/// What `miglet doctor` and `miglet config` know of it is what the unit says.
+#[test]
+fn the_packaged_configuration_is_valid_and_does_not_contradict_the_unit() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/config.yaml");
     let collected = Collected::new(&Flags::of([("config", Some(path.to_owned()))]), &Environment::new());
-    let Jobs { user, allow_root, .. } = collected.jobs().unwrap().expect("a machine run by systemd");
-    assert!(!allow_root);
-    let install = file("packaging/debian/postinst");
-    assert!(install.contains("useradd") && install.lines().any(|line| line.trim_end().ends_with(&format!(" {user}"))));
+    assert!(collected.problems().is_empty(), "{:?}", collected.problems());
+    assert!(collected.jobs().unwrap().is_some(), "a machine run by systemd");
 }
 
 #[test]

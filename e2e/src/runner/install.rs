@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::VERSION;
+
 /// Says where the stand-in's executable is.
 const VARIABLE: &str = "MIGLET_RUNNER_STAND_IN";
 
@@ -65,6 +67,8 @@ fn lay_out(folder: &Path, program: &Path) -> io::Result<()> {
     for name in ["bin/Runner.Listener", "bin/Runner.Worker"] {
         symlink(program, folder.join(name))?;
     }
+    let manifest = serde_json::json!({"targets": {"linux": {format!("Runner.Listener/{VERSION}"): {}}}});
+    fs::write(folder.join("bin/Runner.Listener.deps.json"), manifest.to_string())?;
     for (name, text) in [("run.sh", RUN), ("config.sh", CONFIG)] {
         fs::write(folder.join(name), text)?;
         fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o755))?;

@@ -115,6 +115,9 @@ async fn a_job_does_not_notice_that_its_agent_is_killed_and_upgraded() -> Result
     assert_eq!(scene.root("pgrep -x Runner.Listener").await?, listener);
     let sessions = async || scene.world.operator_logs().matches("an agent opened its session").count();
     scene.until("the new agent's session", sessions, |count| *count == 3).await?;
+    let told = scene.diagnostics().await?;
+    assert!(told["shim.log"].contains("the listener runs"), "{told:#?}");
+    assert_eq!(told["agent.log"].matches("session opened").count(), 3, "{told:#?}");
     scene.root("touch ~runner/gate").await?;
     let job = scene.ended(id).await?;
     assert_eq!((job.conclusion, job.attempts), (Some(Conclusion::Succeeded), 1), "{}", job.output);

@@ -1,7 +1,8 @@
 //! A world of one real VM.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use miglet_e2e::{
     compute::GroupSpec,
     github::{GithubOptions, Job, JobId, JobState},
@@ -140,6 +141,14 @@ impl Scene {
         self.world.check_nothing_left().await?;
         self.world.check_nothing_twice()?;
         Ok(self.history.of("RunnerVM", &self.vm).pop().unwrap_or_default())
+    }
+
+    /// The texts that the VM's agent collects when somebody asks it to.
+    pub(crate) async fn diagnostics(&self) -> Result<BTreeMap<String, String>> {
+        self.world.kubectl(&["annotate", "rvm", &self.vm, "miglet.dev/collect-diagnostics=1"]).await?;
+        let name = format!("{}-diagnostics-1", self.vm);
+        self.event(&["DiagnosticsCollected", &name]).await?;
+        Ok(self.world.api::<ConfigMap>().get(&name).await?.data.unwrap_or_default())
     }
 
     /// Waits for an event that contains all of these words, and the VM's name.
