@@ -14,7 +14,7 @@ use std::{
 
 use futures::future::join_all;
 use jiff::Timestamp;
-use kube::{Api, Resource, ResourceExt, api::ListParams, runtime::reflector::Store};
+use kube::{Api, Resource, ResourceExt, runtime::reflector::Store};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -294,7 +294,13 @@ async fn instances(context: &Context, pool: &RunnerPool, prefix: &str) -> Result
 async fn objects(context: &Context, pool: &RunnerPool) -> Result<Vec<RunnerVm>, Error> {
     let api = Api::<RunnerVm>::namespaced(context.client.clone(), &pool.namespace().unwrap_or_default());
     // All of them: a label anybody may edit must not make a VM look as if it had no object.
-    Ok(context.kube("listing the pool's VMs", api.list(&ListParams::default())).await?.items)
+    Ok(kubernetes::list(&api, context.request_timeout, "listing the pool's VMs", lean).await?)
+}
+
+/// The object without its managed fields, which are larger than all the rest once they are parsed.
+fn lean(mut vm: RunnerVm) -> Option<RunnerVm> {
+    vm.metadata.managed_fields = None;
+    Some(vm)
 }
 
 /// Removes a leftover; true when it is a registration that is gone now.
