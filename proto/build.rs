@@ -6,6 +6,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile([file], ["proto"])?;
     // These hold secrets: src/lib.rs says what may be printed of them.
     let secret = ["miglet.agent.v1.RegisterRunner", "miglet.agent.v1.Hello"];
-    tonic_prost_build::configure().skip_debug(secret).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .skip_debug(secret)
+        .codec_path("crate::codec::SmallCodec")
+        .compile_fds(descriptors)?;
     Ok(())
 }

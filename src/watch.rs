@@ -18,6 +18,8 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::kubernetes::PAGE;
+
 /// An object that cannot be read: who it is, and why not.
 #[derive(Clone, Debug)]
 pub struct Unreadable {
@@ -55,7 +57,7 @@ where
 {
     let (store, writer) = reflector::store();
     let (filled, ready) = watch::channel(false);
-    let objects = watcher::watcher(api, watcher::Config::default())
+    let objects = watcher::watcher(api, watcher::Config::default().page_size(PAGE))
         .default_backoff()
         .filter_map(move |event| std::future::ready(readable(event, &unreadable)))
         .inspect(move |event| {

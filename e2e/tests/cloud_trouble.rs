@@ -90,6 +90,13 @@ async fn a_machine_that_loses_power_or_is_preempted_is_replaced_and_its_job_is_t
     world.apply_pool("linux", 3, json!({})).await?;
     let idle = world.idle("linux", 3).await?;
     let held = world.hold_job().await?;
+    // The runner tells of a job at once, its hook a moment later whose it is: a machine that is off tells neither.
+    let told = async || {
+        let vms = world.vms().await.unwrap_or_default().into_iter();
+        let jobs = vms.filter_map(|vm| vm.status?.job);
+        jobs.map(|job| job.repository).collect::<BTreeSet<_>>()
+    };
+    Patience::default().until("the job's repository", told, |known| known.contains("acme/app")).await?;
     let mut victims = idle.iter().filter(|name| **name != held.vm);
     let (off, preempted) = (victims.next().ok_or("none")?, victims.next().ok_or("none")?);
     // GitHub holds on to a dead runner for a while: its instance does not wait for that, its object does.

@@ -4,6 +4,8 @@
 
 #[path = "compute_simulator/client.rs"]
 mod client;
+#[path = "compute_simulator/deletions.rs"]
+mod deletions;
 #[path = "compute_simulator/groups.rs"]
 mod groups;
 #[path = "compute_simulator/hostility.rs"]

@@ -1,6 +1,8 @@
 //! The protocol between the operator and its agents, compiled once for both sides from
 //! `proto/miglet/agent/v1/agent.proto`.
 
+mod codec;
+
 use std::fmt;
 
 /// The minor version of `miglet.agent.v1` in this tree. An operator accepts agents one older and one newer.

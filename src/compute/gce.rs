@@ -85,7 +85,8 @@ impl Gce {
         Self::with_credentials(config, credentials::Builder::default().build().map_err(GceError::Credentials)?).await
     }
 
-    async fn with_credentials(config: GceConfig, credentials: Credentials) -> Result<Self, GceError> {
+    /// Clients with these credentials. No call is made yet.
+    pub async fn with_credentials(config: GceConfig, credentials: Credentials) -> Result<Self, GceError> {
         Ok(Self {
             zonal: build!(InstanceGroupManagers, config, credentials),
             regional: build!(RegionInstanceGroupManagers, config, credentials),

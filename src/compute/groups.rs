@@ -4,6 +4,7 @@
 //!   others. A list's time is when it was asked for, so nothing that happened later can be read out of it.
 //! - **Creations** are gathered for a moment and sent by name, at most 1,000 a call; each name gets its own answer.
 //! - **Deletions** likewise, URLs and bare names apart.
+//! - **Calls** of one kind to one group keep their distance: a fleet of any size costs a few a second at most.
 //! - **Back-off** is per group and grows; a pause that is over lets the next creation through as a probe.
 //!
 //! Creations and deletions run in tasks of their own: who stops waiting does not stop them half way.
@@ -27,7 +28,7 @@ pub use self::backoff::{BackOff, Pause, Pauses};
 use self::{
     backoff::{Strike, struck},
     coalesce::Coalesced,
-    gather::{Gather, Waiting, answer},
+    gather::{Gather, Pace, Waiting, answer},
 };
 use super::{ComputeError, DeleteTarget, ErrorClass, Group, GroupSettings, Instance, Instances, Observe, Operation};
 use crate::clock::Clock;
@@ -40,6 +41,8 @@ const MOST_PER_CALL: usize = 1000;
 pub struct GroupsConfig {
     /// How long names are gathered before a call goes out.
     pub batch_window: Duration,
+    /// How far apart batches of one kind go to one group: what comes in between goes in the next.
+    pub batch_distance: Duration,
     /// How old a group's settings may be.
     pub settings_max_age: Duration,
     /// How long one call may take (the port sees to it), and how long an accepted creation is followed for its verdict.
@@ -58,6 +61,7 @@ impl Default for GroupsConfig {
     fn default() -> Self {
         Self {
             batch_window: Duration::from_millis(50),
+            batch_distance: Duration::from_millis(500),
             settings_max_age: Duration::from_secs(60),
             request_timeout: Duration::from_secs(30),
             retry_pause: Duration::from_millis(500),
@@ -158,16 +162,18 @@ impl Groups {
 
     /// Asks for an instance of this name. `Ok` means accepted (or that it exists): a list shows when it is there.
     pub async fn create(&self, group: &Group, name: &str) -> Result<(), CreateError> {
-        let (answer, first) = self.state(group).creations.add(name.to_owned());
-        if first {
+        let (answer, goes) = self.state(group).creations.add(name.to_owned(), self.pace());
+        if let Some(goes) = goes {
             let (groups, group) = (self.clone(), group.clone());
-            tokio::spawn(async move { groups.send_creations(&group).await });
+            tokio::spawn(async move {
+                tokio::time::sleep_until(goes).await;
+                groups.send_creations(&group).await;
+            });
         }
         answer.await.unwrap_or_else(|_| Err(CreateError::Unknown(abandoned("creating instances in", group))))
     }
 
     async fn send_creations(&self, group: &Group) {
-        tokio::time::sleep(self.0.config.batch_window).await;
         let mut waiting = self.state(group).creations.take();
         while !waiting.is_empty() {
             let batch: Vec<_> = waiting.keys().take(MOST_PER_CALL).cloned().collect();
@@ -179,20 +185,24 @@ impl Groups {
 
     /// Asks for an instance to be deleted. `Ok` means accepted: only its absence from lists shows that it is gone.
     pub async fn delete(&self, group: &Group, target: DeleteTarget) -> Result<(), ComputeError> {
-        let (answer, first) = self.state(group).deletions.add(target);
-        if first {
+        let (answer, goes) = self.state(group).deletions.add(target, self.pace());
+        if let Some(goes) = goes {
             let (groups, group) = (self.clone(), group.clone());
-            tokio::spawn(async move { groups.send_deletions(&group).await });
+            tokio::spawn(async move {
+                tokio::time::sleep_until(goes).await;
+                groups.send_deletions(&group).await;
+            });
         }
         answer.await.unwrap_or_else(|_| Err(abandoned("deleting instances of", group)))
     }
 
     async fn send_deletions(&self, group: &Group) {
-        tokio::time::sleep(self.0.config.batch_window).await;
         let mut waiting: Waiting<_, _> = self.state(group).deletions.take();
         for batch in deletion::calls(waiting.keys().cloned().collect()) {
-            let outcome = self.delete_batch(group, &batch).await;
-            batch.iter().for_each(|target| answer(&mut waiting, target, &outcome));
+            let tell = |part: &[DeleteTarget], verdict: &Result<(), ComputeError>| {
+                part.iter().for_each(|target| answer(&mut waiting, target, verdict));
+            };
+            self.delete_batch(group, batch, tell).await;
         }
     }
 
@@ -248,6 +258,10 @@ impl Groups {
 
     fn port(&self) -> &dyn Instances {
         &*self.0.instances
+    }
+
+    fn pace(&self) -> Pace {
+        Pace { window: self.0.config.batch_window, between: self.0.config.batch_distance }
     }
 
     fn retry_pause(&self, attempt: u32) -> Duration {

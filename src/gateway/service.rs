@@ -111,7 +111,9 @@ impl Inner {
     }
 
     async fn run(&self, peer: Peer, mut incoming: Streaming<AgentMessage>, outgoing: Outgoing) -> Status {
-        let attested = timeout(self.config.caps.attest_timeout, self.admit(&peer, &mut incoming)).await;
+        // Boxed, so that what is needed once is not kept room for as long as the session lasts.
+        let admission = Box::pin(self.admit(&peer, &mut incoming));
+        let attested = timeout(self.config.caps.attest_timeout, admission).await;
         let (vm, claim, report) = match attested {
             Ok(Ok(admitted)) => admitted,
             Ok(Err(status)) => return status,

@@ -1,7 +1,7 @@
 //! Gathers a pool's view: the caches, the groups, the forge; a live list when something may be created.
 
 use jiff::Timestamp;
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{Api, ResourceExt};
 use rand::Rng;
 use tracing::{debug, warn};
 
@@ -15,6 +15,7 @@ use crate::{
     compute::Group,
     crd::{RunnerPool, RunnerVm},
     forge::{ForgeError, ForgeErrorClass, Support, credentials::CredentialsError},
+    kubernetes,
 };
 
 /// Names drawn for one pass.
@@ -67,9 +68,8 @@ fn cached(context: &Context, pool: &RunnerPool) -> Vec<VmFact> {
 async fn live(context: &Context, pool: &RunnerPool) -> Result<Vec<VmFact>, Error> {
     let api = Api::<RunnerVm>::namespaced(context.client.clone(), &pool.namespace().unwrap_or_default());
     // Not by label: a VM whose label somebody took away counts all the same.
-    let list = context.kube("listing the pool's VMs", api.list(&ListParams::default())).await?;
-    let of_pool = |vm: &&RunnerVm| Some(&vm.spec.pool.uid) == pool.uid().as_ref();
-    Ok(list.items.iter().filter(of_pool).map(|vm| VmFact::of(vm, pool)).collect())
+    let fact = |vm: RunnerVm| (Some(&vm.spec.pool.uid) == pool.uid().as_ref()).then(|| VmFact::of(&vm, pool));
+    Ok(kubernetes::list(&api, context.request_timeout, "listing the pool's VMs", fact).await?)
 }
 
 async fn groups(context: &Context, pool: &RunnerPool) -> Vec<GroupFact> {

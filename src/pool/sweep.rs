@@ -12,8 +12,9 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use jiff::Timestamp;
-use kube::{Api, Resource, ResourceExt, api::ListParams, runtime::reflector::Store};
+use kube::{Api, Resource, ResourceExt, runtime::reflector::Store};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -184,11 +185,17 @@ impl Sweeper {
         self.suspect(context, &vms, &seen);
         let removals = due(&mut seen.strays, &found, &seen.runners, now, &self.config);
         let mut outcome = Ok(found.is_empty());
-        for stray in &removals {
+        let (instances, runners): (Vec<_>, Vec<_>) = removals.iter().partition(|s| instance_name(s).is_some());
+        // All at once: they share a call. One that fails does not take the others their turn.
+        for removed in join_all(instances.into_iter().map(|stray| remove(context, pool, stray))).await {
+            if let Err(error) = removed {
+                outcome = Err(error);
+            }
+        }
+        for stray in runners {
             match remove(context, pool, stray).await {
                 Ok(true) => seen.runners.retain(|runner| Some(runner.id) != runner_id(stray)),
                 Ok(false) => {}
-                // The others have their turn all the same.
                 Err(error) => outcome = Err(error),
             }
         }
@@ -287,7 +294,13 @@ async fn instances(context: &Context, pool: &RunnerPool, prefix: &str) -> Result
 async fn objects(context: &Context, pool: &RunnerPool) -> Result<Vec<RunnerVm>, Error> {
     let api = Api::<RunnerVm>::namespaced(context.client.clone(), &pool.namespace().unwrap_or_default());
     // All of them: a label anybody may edit must not make a VM look as if it had no object.
-    Ok(context.kube("listing the pool's VMs", api.list(&ListParams::default())).await?.items)
+    Ok(kubernetes::list(&api, context.request_timeout, "listing the pool's VMs", lean).await?)
+}
+
+/// The object without its managed fields, which are larger than all the rest once they are parsed.
+fn lean(mut vm: RunnerVm) -> Option<RunnerVm> {
+    vm.metadata.managed_fields = None;
+    Some(vm)
 }
 
 /// Removes a leftover; true when it is a registration that is gone now.

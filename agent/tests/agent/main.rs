@@ -43,9 +43,9 @@ mod runner;
 #[cfg(test)]
 mod seeds;
 #[cfg(test)]
-mod watchdog;
-#[cfg(test)]
 mod service;
+#[cfg(test)]
+mod watchdog;
 #[cfg(test)]
 mod world;
 

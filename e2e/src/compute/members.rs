@@ -130,7 +130,7 @@ impl Inner {
         let number = self.options.project_number.to_string();
         let project = reference.split_once("projects/").and_then(|(_, rest)| rest.split('/').next());
         let same_project = project.is_none_or(|project| project == self.options.project || project == number);
-        if ours && same_project { Ok((Some(zone), name)) } else { Err(malformed()) }
+        if ours && same_project && is_rfc1035(name) { Ok((Some(zone), name)) } else { Err(malformed()) }
     }
 }
 

@@ -99,7 +99,7 @@ async fn deleting_a_stranger_fails_the_batch_unless_strangers_are_skipped() {
     assert_eq!(compute.instance("linux-1").unwrap().action, "NONE");
     assert_eq!(rest(&compute, Method::POST, &path, &members(true)).await.status, 200);
     eventually("linux-1 is gone", || compute.instance("linux-1").is_none()).await;
-    for malformed in ["zones/europe-west1-b/instances/linux-1", "a/b/c"] {
+    for malformed in ["zones/europe-west1-b/instances/linux-1", "zones/us-central1-a/instances/LINUX", "a/b/c"] {
         let body = json!({"instances": [malformed], "skipInstancesOnValidationError": true}).to_string();
         assert_eq!(rest(&compute, Method::POST, &path, &body).await.status, 400, "{malformed}");
     }

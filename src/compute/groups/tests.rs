@@ -5,8 +5,11 @@ use jiff::SignedDuration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use self::deletions::{delete_all, url};
 use super::*;
 use crate::compute::{GroupAction, Location, Power};
+
+mod deletions;
 
 /// A clock that moves with tokio's paused time.
 #[derive(Debug)]
@@ -35,7 +38,14 @@ struct World {
     foreign: Vec<String>,
     requests: BTreeMap<Uuid, Operation>,
     batches: Vec<Vec<String>>,
+    /// The targets of every deletion call, refused ones included.
     deleted: Vec<Vec<DeleteTarget>>,
+    /// Targets that make no sense to it: a call with one of them is refused as a whole.
+    malformed: Vec<DeleteTarget>,
+    /// What every deletion call is refused with.
+    refusal: Option<ErrorClass>,
+    /// Replies to deletion calls to lose.
+    lost_deletions: u32,
     /// Replies to lose: `true` after the effect, `false` before it.
     lost: Vec<bool>,
     stockout: bool,
@@ -112,7 +122,18 @@ impl Instances for Cloud {
         if targets.len() > 1000 || (urls != 0 && urls != targets.len()) {
             return Err(failure(ErrorClass::Config, false));
         }
-        self.world.lock().unwrap().deleted.push(targets.to_vec());
+        let mut world = self.world.lock().unwrap();
+        world.deleted.push(targets.to_vec());
+        if let Some(class) = world.refusal {
+            return Err(failure(class, false));
+        }
+        if targets.iter().any(|target| world.malformed.contains(target)) {
+            return Err(failure(ErrorClass::Config, false));
+        }
+        if world.lost_deletions > 0 {
+            world.lost_deletions -= 1;
+            return Err(failure(ErrorClass::Transient, true));
+        }
         Ok(Operation { name: "o".into(), done: true, errors: vec![] })
     }
 
@@ -320,19 +341,6 @@ async fn an_operator_that_lost_the_lead_sends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn urls_and_names_are_deleted_in_separate_calls() {
-    let (groups, cloud) = groups();
-    let group = group();
-    let targets = (0..20).map(|n| match n % 2 {
-        0 => DeleteTarget::Url(format!("zones/z/instances/vm-{n}")),
-        _ => DeleteTarget::Name(format!("vm-{n}")),
-    });
-    let results = futures::future::join_all(targets.map(|t| groups.delete(&group, t))).await;
-    assert!(results.iter().all(Result::is_ok), "{results:?}");
-    assert_eq!(cloud.world.lock().unwrap().deleted.len(), 2);
-}
-
-#[tokio::test(start_paused = true)]
 async fn settings_are_read_once_a_minute() {
     let (groups, cloud) = groups();
     for _ in 0..5 {
@@ -355,4 +363,11 @@ async fn every_call_is_counted_with_its_outcome() {
     groups.create(&group(), "vm-a").await.unwrap_err();
     groups.listing(&group(), groups.now()).await.unwrap();
     assert_eq!(*seen.lock().unwrap(), [("compute", "create", "Stockout"), ("compute", "list", "Ok")]);
+    seen.lock().unwrap().clear();
+    cloud.world.lock().unwrap().malformed = vec![url(1)];
+    delete_all(&groups, (0..2).map(url)).await;
+    let mut seen = seen.lock().unwrap().clone();
+    seen.sort_unstable();
+    let (refused, done) = (("compute", "delete", "Misconfigured"), ("compute", "delete", "Ok"));
+    assert_eq!(seen, [refused, refused, done], "the two together, then each on its own");
 }
