@@ -136,9 +136,20 @@ fn a_drain_stops_an_idle_listener_and_lets_a_job_finish() {
 }
 
 #[test]
-fn after_a_drain_nothing_new_is_taken() {
-    let (state, _) = step(connected(), command("d", Command::Drain { deadline: None }));
-    assert_eq!(refusals(&step(state, register("r1")).1), [true]);
+fn a_machine_is_closed_when_a_registration_would_be_refused() {
+    let closed = [
+        with_runner(Phase::Listening),
+        step(connected(), command("d", Command::Drain { deadline: None })).0,
+        step(connected(), command("s", Command::Shutdown)).0,
+        step(connected(), Input::Notice(Notice::Maintenance)).0,
+        step(connected(), drain("a", None)).0,
+    ];
+    for state in closed {
+        assert!(state.is_closed());
+        assert_eq!(refusals(&step(state, register("r2")).1), [true]);
+    }
+    assert!(!connected().is_closed());
+    assert!(step(connected(), register("r2")).0.is_closed(), "from the first one on");
 }
 
 #[test]
