@@ -58,9 +58,9 @@ pub struct Status {
     /// Whether the runner runs, or is about to.
     #[serde(default)]
     pub active: bool,
-    /// Whether the machine itself has decided to take no new work.
+    /// Whether a registration would be refused.
     #[serde(default)]
-    pub leaving: bool,
+    pub closed: bool,
     /// Why the machine is about to stop working; empty when nothing says so.
     #[serde(default)]
     pub warning: String,
@@ -89,7 +89,7 @@ impl Status {
             vm_name: state.vm_name.clone(),
             runner: state.runner.clone(),
             active: state.has_live_runner(),
-            leaving: state.leaving.is_leaving(),
+            closed: state.is_closed(),
             warning: warning(state),
             error: state.trouble(),
             settings: settings.to_vec(),
@@ -169,8 +169,8 @@ async fn answer(mut stream: UnixStream, mut status: watch::Receiver<Status>, inp
         if inputs.send(Input::Drain { id: clean(&id, TEXT_LIMIT), deadline }).await.is_err() {
             return;
         }
-        // Until the drain itself is taken in, a registration may come before it.
-        if status.wait_for(|status| status.leaving && !status.active).await.is_err() {
+        // Until the drain itself is taken in, a registration may still come.
+        if status.wait_for(|status| status.closed && !status.active).await.is_err() {
             return;
         }
     }

@@ -78,7 +78,7 @@ pub(super) fn not_launched(state: &mut State, command_id: String, error: String)
 
 /// A machine that stops working starts no runner that it was to start later.
 pub(super) fn give_up_waiting(state: &mut State) -> Option<Effect> {
-    let stops = state.draining || state.shutdown || state.leaving.is_leaving();
+    let stops = state.stops();
     let launch = state.waiting.take_if(|_| stops)?;
     Some(not_launched(state, launch.registration.command_id, NO_NEW_WORK.to_owned()))
 }
@@ -127,7 +127,7 @@ fn register(state: &mut State, id: String, runner_name: String, jit_config: Secr
             return if state.runner.is_some() { vec![answer(state, id, None)] } else { Vec::new() };
         }
         Some(first) => format!("this instance was registered before, as {}: it never is again", first.runner_name),
-        None if state.draining || state.shutdown || state.leaving.is_leaving() => NO_NEW_WORK.to_owned(),
+        None if state.stops() => NO_NEW_WORK.to_owned(),
         None => {
             let runner = state.prepared.clone();
             let known = runner.is_some();

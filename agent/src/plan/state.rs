@@ -103,7 +103,7 @@ impl State {
             Some(Runner { exit: Some(exit), .. }) if exit.kind == ExitKind::Failed => Standing::Error,
             Some(Runner { exit: Some(_), .. }) => Standing::ShuttingDown,
             Some(runner) if runner.is_busy() => Standing::JobRunning,
-            Some(_) if self.draining || self.shutdown || self.leaving.is_leaving() => Standing::Draining,
+            Some(_) if self.stops() => Standing::Draining,
             Some(Runner { phase: Phase::Listening, .. }) => Standing::Idle,
             Some(_) => Standing::RegisteringRunner,
             None if self.registration.is_some() => Standing::RegisteringRunner,
@@ -127,6 +127,17 @@ impl State {
     #[must_use]
     pub fn has_live_runner(&self) -> bool {
         self.registration.is_some() && self.runner.as_ref().is_none_or(|runner| runner.exit.is_none())
+    }
+
+    /// Whether a registration would be refused: after one there is never another.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.registration.is_some() || self.stops()
+    }
+
+    /// Whether the machine was told to take no new work.
+    pub(super) fn stops(&self) -> bool {
+        self.draining || self.shutdown || self.leaving.is_leaving()
     }
 
     /// What is logged now.

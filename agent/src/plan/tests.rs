@@ -1,5 +1,7 @@
 //! The plan, table by table.
 
+mod settings;
+
 use super::*;
 use crate::{
     guards::Guards,
@@ -134,9 +136,20 @@ fn a_drain_stops_an_idle_listener_and_lets_a_job_finish() {
 }
 
 #[test]
-fn after_a_drain_nothing_new_is_taken() {
-    let (state, _) = step(connected(), command("d", Command::Drain { deadline: None }));
-    assert_eq!(refusals(&step(state, register("r1")).1), [true]);
+fn a_machine_is_closed_when_a_registration_would_be_refused() {
+    let closed = [
+        with_runner(Phase::Listening),
+        step(connected(), command("d", Command::Drain { deadline: None })).0,
+        step(connected(), command("s", Command::Shutdown)).0,
+        step(connected(), Input::Notice(Notice::Maintenance)).0,
+        step(connected(), drain("a", None)).0,
+    ];
+    for state in closed {
+        assert!(state.is_closed());
+        assert_eq!(refusals(&step(state, register("r2")).1), [true]);
+    }
+    assert!(!connected().is_closed());
+    assert!(step(connected(), register("r2")).0.is_closed(), "from the first one on");
 }
 
 #[test]
@@ -349,31 +362,6 @@ fn another_drain_of_the_operator_does_not_abort_a_job() {
 }
 
 #[test]
-fn unsound_settings_are_refused_with_all_that_is_wrong_and_change_nothing() {
-    let (state, effects) = configured(connected(), Some("c"), Err("heartbeat-seconds: 0".into()));
-    assert_eq!(refusals(&effects), [true]);
-    assert_eq!((state.settings_revision.as_str(), state.log_level()), ("", LevelFilter::INFO));
-    let (_, again) = step(state, command("c", Command::Configure(Wanted::default())));
-    assert_eq!(refusals(&again), [true], "the same command is answered as before");
-}
-
-#[test]
-fn a_log_level_reverts_by_itself_when_its_time_is_up() {
-    let (start, boot_ms) = (Instant::now(), 0);
-    let at = |seconds| Now { instant: start + Duration::from_secs(seconds), boot_ms };
-    let set = Command::SetLogLevel { level: Ok(Some(LevelFilter::TRACE)), period: Duration::from_secs(600) };
-    let (state, effects) = plan(connected(), command("l", set), at(0));
-    assert_eq!((refusals(&effects), state.log_level()), (vec![false], LevelFilter::TRACE));
-    assert_eq!(state.wake_at(start), Some(at(600).instant));
-    let (state, _) = plan(state, Input::Tick, at(599));
-    assert_eq!(state.log_level(), LevelFilter::TRACE);
-    let (state, _) = plan(state, Input::Tick, at(600));
-    assert_eq!(state.log_level(), LevelFilter::INFO);
-    let unknown = Command::SetLogLevel { level: Err(77), period: Duration::from_secs(1) };
-    assert_eq!(refusals(&plan(state, command("u", unknown), at(601)).1), [true]);
-}
-
-#[test]
 fn a_drain_with_a_deadline_interrupts_the_job_then_and_not_before() {
     let (start, boot_ms) = (Instant::now(), 0);
     let at = |seconds| Now { instant: start + Duration::from_secs(seconds), boot_ms };
@@ -383,30 +371,4 @@ fn a_drain_with_a_deadline_interrupts_the_job_then_and_not_before() {
     let (state, effects) = plan(state, Input::Tick, at(59));
     assert!(effects.is_empty(), "{effects:?}");
     assert!(has(&plan(state, Input::Tick, at(60)).1, |e| matches!(e, Effect::Interrupt)));
-}
-
-/// One that has just taken over does not know yet what the pool wants.
-#[test]
-fn what_an_operator_does_not_say_stays_as_it_was_said_last() {
-    let runner = Some(vec![("hook-job-started", "/a.sh".to_owned())]);
-    let agent = Some(vec![("guard-runtime-seconds", "3600".to_owned())]);
-    let said = Wanted { revision: "1".into(), agent, runner };
-    let (state, _) = step(connected(), command("c1", Command::Configure(said.clone())));
-    let silent = Wanted { revision: "2".into(), ..Wanted::default() };
-    let welcome = Input::Connected { vm_name: "vm".into(), heartbeat: None, wanted: silent };
-    let (_, effects) = step(state, welcome);
-    let [Effect::Configure { wanted, .. }] = &effects[..] else { panic!("{effects:?}") };
-    assert_eq!((wanted.revision.as_str(), wanted.values()), ("2", said.values()));
-}
-
-#[test]
-fn what_was_wrong_with_settings_is_told_until_sound_ones_come() {
-    let (state, effects) = configured(connected(), Some("c1"), Err("no such level".into()));
-    assert_eq!(refusals(&effects), [true]);
-    let (state, _) = step(state, Input::Disconnected { error: "gone".into() });
-    let (state, _) = step(state, hello());
-    assert!(state.trouble().contains("no such level"), "a new session mends nothing: {}", state.trouble());
-    let sound = Configured { limits: Limits::default(), level: LevelFilter::INFO };
-    let (state, effects) = configured(state, Some("c2"), Ok(sound));
-    assert_eq!((refusals(&effects), state.trouble().as_str()), (vec![false], ""));
 }

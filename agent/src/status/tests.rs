@@ -33,8 +33,8 @@ impl Agent {
         UnixStream::connect(self.dir.path().join("agent.sock")).await.unwrap()
     }
 
-    fn becomes(&self, leaving: bool, active: bool) {
-        self.status.send_replace(Status { leaving, active, ..Status::default() });
+    fn becomes(&self, closed: bool, active: bool) {
+        self.status.send_replace(Status { closed, active, ..Status::default() });
     }
 }
 
