@@ -80,7 +80,9 @@ pub async fn examine(mut collected: Collected, github: &Uri) -> Vec<Finding> {
         }
         Err(error) => findings.push(unusable(&error)),
     }
-    findings.push(github_reachable(github).await);
+    for url in [Some(github), github_api(github).as_ref()].into_iter().flatten() {
+        findings.push(github_reachable(url).await);
+    }
     if let Ok(installation) = collected.installation() {
         findings.extend(machine::runner(&installation).await);
         findings.push(machine::disk(&installation.runner_dir));
@@ -102,8 +104,14 @@ fn unusable(error: &SettingsError) -> Finding {
     Finding::failure("settings", found, "correct them; `miglet config` shows each value and where it came from")
 }
 
+/// An Enterprise Server is one host; github.com is many. The names of those that runners are sent to are GitHub's to choose.
+fn github_api(github: &Uri) -> Option<Uri> {
+    (github.host() == Some("github.com")).then(|| Uri::from_static("https://api.github.com"))
+}
+
 async fn github_reachable(url: &Uri) -> Finding {
-    const ADVICE: &str = "give the machine a way out (Cloud NAT or an external address) and open tcp 443 to GitHub";
+    const ADVICE: &str = "give the machine a way out (Cloud NAT, an external address, or a proxy in \
+                          /etc/miglet/environment) and open tcp 443 to GitHub";
     let answer = match Client::new() {
         Ok(client) => client.get(url, 0).await,
         Err(error) => Err(error),

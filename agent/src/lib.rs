@@ -20,6 +20,7 @@ pub mod doctor;
 pub mod drain;
 pub mod driver;
 pub mod durable;
+pub mod environment_file;
 pub mod error;
 pub mod events;
 pub mod fetch;

@@ -13,7 +13,7 @@ use miglet_agent::{
     backoff::Backoff,
     clock, doctor,
     drain::{self, Drained},
-    error, hook,
+    environment_file, error, hook,
     installation::{InstallError, Installed, Linker, Origin},
     logging, machine,
     metadata::Metadata,
@@ -119,6 +119,14 @@ enum Command {
     },
 }
 
+impl Command {
+    /// The others are started by a unit, or by the agent, with the environment they need.
+    fn is_asked_by_a_person(&self) -> bool {
+        use Command::{Config, Doctor, Drain, Install, Status};
+        matches!(self, Install { .. } | Config { .. } | Doctor { .. } | Status { .. } | Drain { .. })
+    }
+}
+
 type BoxError = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
@@ -132,6 +140,11 @@ fn main() -> ExitCode {
     // from here are their own again.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).ok();
     let is_hook = matches!(cli.command, Command::Hook { .. });
+    if cli.command.is_asked_by_a_person()
+        && let Err(error) = environment_file::adopt()
+    {
+        writeln!(io::stderr(), "miglet: warning: {} is not used: {error}", environment_file::ENVIRONMENT_FILE).ok();
+    }
     match start(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         // A hook's failure would fail the user's job.

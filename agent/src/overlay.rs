@@ -7,7 +7,8 @@ use crate::{installation::architecture, plan::Values, settings::Key};
 
 /// The keys that say which runner is installed: they are taken from one source all together, because a version of one and
 /// a hash of another fit nothing.
-pub(crate) const RUNNER: [&str; 3] = ["runner-version", "runner-minimum-version", "runner-sha256"];
+pub(crate) const RUNNER: [&str; 4] =
+    ["runner-version", "runner-minimum-version", "runner-sha256", "runner-offered-url"];
 
 /// How the agent works, as values by key. What is left out is the machine's own business.
 #[must_use]
@@ -73,8 +74,9 @@ fn runner_values(runner: &v1::RunnerSettings) -> Vec<(&'static str, String)> {
             ("runner-sha256", archive.map(|archive| archive.sha256.clone()).unwrap_or_default()),
         ]);
     }
-    let own = archive.map(|archive| archive.url.clone()).filter(|url| !url.is_empty());
-    values.push(("runner-sources", runner.sources.iter().cloned().chain(own).collect::<Vec<_>>().join(" ")));
+    // Not one more source: a bucket that the machine's template names is not forgotten for it.
+    values.push(("runner-offered-url", archive.map(|archive| archive.url.clone()).unwrap_or_default()));
+    values.push(("runner-sources", runner.sources.join(" ")));
     values
 }
 
@@ -102,14 +104,15 @@ mod tests {
     }
 
     #[test]
-    fn the_archive_of_this_machine_is_taken_and_the_users_sources_come_first() {
+    fn the_archive_of_this_machine_is_taken_and_the_users_sources_beside_it() {
         let values = of(v1::RunnerSettings {
             version: "2.336.0".into(),
             archives: vec![archive("mips"), archive(architecture())],
             sources: vec!["https://bucket/{version}".into()],
             ..v1::RunnerSettings::default()
         });
-        assert_eq!(values["runner-sources"], "https://bucket/{version} https://g/own");
+        assert_eq!(values["runner-sources"], "https://bucket/{version}");
+        assert_eq!(values["runner-offered-url"], "https://g/own");
         assert_eq!((values["runner-version"].as_str(), values["runner-sha256"].len()), ("2.336.0", 64));
     }
 

@@ -231,6 +231,10 @@ impl Session {
     async fn hear(&self, message: Option<operator_message::Message>) -> Result<(), SessionError> {
         match message {
             Some(operator_message::Message::Command(command)) => {
+                let reason = wire::reason(&command);
+                if !reason.is_empty() {
+                    tracing::info!(command = command.id, reason, "the operator says why");
+                }
                 self.inputs.send(wire::command(command)).await.map_err(|_| SessionError::Closed)
             }
             Some(operator_message::Message::EventAck(ack)) => {

@@ -155,6 +155,18 @@ pub fn message(message: v1::agent_message::Message) -> v1::AgentMessage {
     v1::AgentMessage { message: Some(message) }
 }
 
+/// Why the operator wants it, in its own words; empty where it does not say.
+#[must_use]
+pub fn reason(command: &v1::Command) -> String {
+    use v1::command::Command as Wire;
+    let reason = match &command.command {
+        Some(Wire::Drain(drain)) => &drain.reason,
+        Some(Wire::Shutdown(shutdown)) => &shutdown.reason,
+        _ => "",
+    };
+    clean(reason, 300)
+}
+
 /// A command as the plan's input.
 #[must_use]
 pub fn command(command: v1::Command) -> Input {

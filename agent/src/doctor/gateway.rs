@@ -43,6 +43,8 @@ fn advice(kind: io::ErrorKind) -> &'static str {
             "compare the CA in the settings, and the names and dates in the gateway's certificate"
         }
         io::ErrorKind::ConnectionRefused => "check that the operator runs and the endpoint's port is its gateway's",
-        _ => "open the gateway's port for this network, and check that the operator runs",
+        _ => {
+            "open the gateway's port for this network (or see to the proxy in /etc/miglet/environment), and check that the operator runs"
+        }
     }
 }

@@ -56,7 +56,14 @@ impl Checker<'_> {
 
     /// Unset also when the operator names a version that nobody offers any more: only the image can have it.
     fn archive(&mut self, version: Option<Version>) -> Option<Archive> {
-        let list = |text: &str| installation::sources(text, &version.unwrap_or_default());
+        let source = |name: &str| self.collected.values.get(name).map(|(_, source)| *source);
+        let offered = self.collected.text("runner-offered-url").unwrap_or_default();
+        // Both are GitHub's, and the default knows of no other server than github.com.
+        let instead = source("runner-sources") == Some(Source::Default) && !offered.is_empty();
+        let list = |text: &str| {
+            let own = if instead { "" } else { text };
+            installation::sources(&format!("{own} {offered}"), &version.unwrap_or_default())
+        };
         let sources = self.take("runner-sources", list);
         let source = |name: &str| self.collected.values.get(name).map(|(_, source)| *source);
         match (source("runner-version"), source("runner-sha256")) {

@@ -7,7 +7,7 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use super::{KEYS, Key};
 
 /// What says which runner is installed, from where and to where.
-const INSTALLATION: [&str; 9] = [
+const INSTALLATION: [&str; 10] = [
     "config",
     "metadata-host",
     "runner-dir",
@@ -15,6 +15,7 @@ const INSTALLATION: [&str; 9] = [
     "runner-minimum-version",
     "runner-sha256",
     "runner-sources",
+    "runner-offered-url",
     "cache-dir",
     "log-level",
 ];

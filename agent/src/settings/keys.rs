@@ -129,10 +129,30 @@ pub const KEYS: &[Key] = &[
             "URLs of the runner's archive, tried in this order; `{version}` and `{arch}` (x64, arm64) are filled in.",
         )
     },
+    Key {
+        show: Show::Urls,
+        ..key(
+            "runner-offered-url",
+            From::Metadata,
+            None,
+            "Where GitHub offers that archive, as the operator says: tried last, or instead of the default runner-sources.",
+        )
+    },
     key("cache-dir", From::File, Some("/var/cache/miglet"), "Where installed runners are kept."),
     key("state-dir", From::File, Some("/run/miglet"), "Root-only state, gone after a boot."),
-    key("data-dir", From::File, Some("/var/lib/miglet"), "What the runner may read: its hooks."),
-    key("machine", From::File, Some("process"), "What powers off: process (the agent just ends) or systemd."),
+    key(
+        "data-dir",
+        From::File,
+        Some("/var/lib/miglet"),
+        "Kept from boot to boot: events that were not told yet, and the hooks, which the runner reads.",
+    ),
+    key(
+        "machine",
+        From::File,
+        Some("process"),
+        "What the machine is: systemd (jobs as runner-user, in a unit and behind a firewall of their own; the agent powers it \
+         off) or process (a trial: jobs run as the agent does, and it just ends).",
+    ),
     key(
         "runner-user",
         From::File,

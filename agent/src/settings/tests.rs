@@ -93,3 +93,25 @@ fn every_key_has_a_flag_and_names_of_its_own() {
         assert!(variables.insert(key.variable()) && key.help.ends_with('.'), "{}", key.name);
     }
 }
+
+/// A bucket that the template names is not forgotten because the operator knows where GitHub has the archive too.
+#[test]
+fn what_github_offers_is_tried_after_the_machines_own_sources_and_instead_of_the_default() {
+    let (ca, empty) = (pem(), Environment::new());
+    let required = [("endpoint", "https://gateway"), ("ca", &ca), ("audience", "fleet")];
+    let offer =
+        [("runner-version", "2.336.0"), ("runner-sha256", &"a".repeat(64)), ("runner-offered-url", "https://g/own")]
+            .map(|(name, value)| (name, value.to_owned()));
+    let sources = |own: &[(&'static str, &str)], operator: &[(&'static str, String)]| {
+        let settings = Collected::new(&flags(&[&required, own].concat()), &empty).settings().expect("settings");
+        let archive = settings.with_operator(operator).expect("settings").installation.archive.expect("an archive");
+        archive.sources.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(sources(&[], &offer), ["https://g/own"]);
+    assert_eq!(sources(&[("runner-sources", "https://bucket/x")], &offer), ["https://bucket/x", "https://g/own"]);
+    let named = [offer.to_vec(), vec![("runner-sources", "https://pool/x".to_owned())]].concat();
+    assert_eq!(sources(&[], &named), ["https://pool/x", "https://g/own"]);
+    let pinned =
+        [("runner-version", "2.300.0"), ("runner-sha256", &"b".repeat(64)), ("runner-sources", "https://own/x")];
+    assert_eq!(sources(&pinned, &offer), ["https://own/x"], "that is another version's");
+}

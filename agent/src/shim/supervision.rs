@@ -270,3 +270,28 @@ async fn read_out(readers: Vec<JoinHandle<()>>) {
 fn failure(detail: &str) -> Exit {
     Exit { code: -1, kind: ExitKind::Failed, detail: detail.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_update_is_waited_for_until_it_has_finished_but_not_for_ever() {
+        let dir = tempfile::tempdir().expect("dir");
+        let at = |name| dir.path().join(name);
+        let paths = Paths { state: at("s"), data: at("d"), runner: at("r") };
+        let (publish, (_orders, orders)) = (watch::channel(Runner::default()).0, mpsc::channel(1));
+        let confinement = Confinement::new(None).expect("nobody else");
+        let shared = Shared::new(Runner::default());
+        let mut supervision = Supervision::new(paths.clone(), shared, confinement, publish, orders).expect("signals");
+        let begun = Instant::now();
+        assert!(!supervision.await_update().await);
+        assert_eq!(begun.elapsed().as_secs(), UPDATE_DEADLINE.as_secs());
+        let finished = paths.update_finished();
+        std::fs::create_dir_all(finished.parent().expect("a folder")).expect("folder");
+        std::fs::write(&finished, "").expect("file");
+        assert!(supervision.await_update().await);
+        supervision.interrupt();
+        assert!(!supervision.await_update().await, "it was told to stop");
+    }
+}

@@ -79,3 +79,21 @@ async fn config_tells_every_value_and_where_it_came_from() {
     assert!(problems.contains("\"machin\"") && problems.contains("toaster"), "{problems}");
     assert_eq!(output.status.code(), Some(78));
 }
+
+/// What a person asks is answered as the units would: with their proxy, say. What was typed wins.
+#[tokio::test]
+async fn the_units_environment_holds_for_a_persons_commands_too() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can mount another /etc");
+        return;
+    }
+    let world = World::new(RUNNER).await;
+    let file = "MIGLET_ORPHAN_SECONDS=77\nMIGLET_HEARTBEAT_SECONDS=\"9\"\n";
+    let etc = r#"mount -t tmpfs none /etc && mkdir /etc/miglet && printf "$0" > /etc/miglet/environment && exec "$@""#;
+    let mut command = world.begun_by_for("config", "unshare", &["--mount", "sh", "-c", etc, file]);
+    let output = command.env("MIGLET_HEARTBEAT_SECONDS", "7").output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = |key: &str| text.lines().find(|line| line.starts_with(&format!("{key} "))).unwrap_or_default();
+    assert!(line("orphan-seconds").contains("environment") && line("orphan-seconds").ends_with("77"), "{text}");
+    assert!(line("heartbeat-seconds").ends_with('7'), "{text}");
+}

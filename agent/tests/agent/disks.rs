@@ -2,7 +2,7 @@
 
 use std::{os::unix::fs::symlink, path::Path};
 
-use miglet_proto::v1::{AgentState, CommandOutcome, JobResult, RunnerExitKind};
+use miglet_proto::v1::{AgentState, CommandOutcome, EventKind, JobResult, RunnerExitKind};
 use tokio::{process, time::timeout};
 
 use crate::{
@@ -106,4 +106,30 @@ async fn a_read_only_disk_is_told_with_the_directory_that_is_on_it() {
     session.until_state(AgentState::Error).await;
     assert!(exit_detail(&session).contains(READ_ONLY), "{}", exit_detail(&session));
     assert_eq!(world.runner_file("jit"), None, "nothing was started");
+}
+
+/// As ext4 does by itself when it finds itself damaged.
+#[tokio::test]
+async fn a_disk_that_turns_read_only_under_a_job_is_told_and_ends_nothing() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can mount a disk");
+        return;
+    }
+    let world = World::new(RUNNER).await;
+    let mut operator = world.operator().await;
+    world.introduce(&operator);
+    let disk = world.paths.runner.to_str().unwrap();
+    let mount = r#"mount --bind "$0" "$0" && exec "$@""#;
+    let agent = world.begun_by("unshare", &["--mount", "sh", "-c", mount, disk]).spawn().unwrap();
+    let mut session = operator.idle_session().await;
+    world.start_job(&mut session).await;
+    let target = agent.id().unwrap().to_string();
+    let remount = ["--target", &target, "--mount", "mount", "-o", "remount,bind,ro", disk];
+    assert!(process::Command::new("nsenter").args(remount).status().await.unwrap().success());
+    let told = session.until_event(EventKind::Error).await;
+    assert!(told.detail.contains("disk is read-only"), "{told:?}");
+    session.until("told for as long as it is so", |s| s.report.error.contains("disk is read-only")).await;
+    world.touch("end");
+    session.until_ended().await;
+    assert_eq!(session.report.job.as_ref().unwrap().result(), JobResult::Succeeded);
 }

@@ -110,7 +110,12 @@ impl World {
 
     /// An agent that another program becomes, whose arguments end with the agent's command line.
     pub(crate) fn begun_by(&self, program: &str, arguments: &[&str]) -> Command {
-        let agent = self.command("run");
+        self.begun_by_for("run", program, arguments)
+    }
+
+    /// Likewise, for another subcommand.
+    pub(crate) fn begun_by_for(&self, subcommand: &str, program: &str, arguments: &[&str]) -> Command {
+        let agent = self.command(subcommand);
         let mut command = Command::new(program);
         command.args(arguments).arg(agent.as_std().get_program()).args(agent.as_std().get_args());
         for (name, value) in agent.as_std().get_envs() {

@@ -74,9 +74,9 @@ fn drained(view: &VmView) -> Option<End> {
 fn ended_by_itself(view: &VmView) -> Option<End> {
     let report = &view.agent.as_ref()?.report;
     let exit = report.exit.as_ref()?;
-    let result = report.job.as_ref().map_or("", |job| job.result.as_str());
+    let result = report.job.as_ref().map(|job| job.result.as_str()).filter(|result| !result.is_empty());
     Some(match exit.kind {
-        ExitKind::JobDone => End::new("JobCompleted", format!("the job ended: {result}")),
+        ExitKind::JobDone => End::new("JobCompleted", format!("the job ended: {}", result.unwrap_or("how is unknown"))),
         ExitKind::WithoutJob => {
             End::new("RunnerExitedWithoutJob", format!("the runner ended without a job. {}", exit.detail))
         }
