@@ -3,8 +3,8 @@
 //! - **Lists** are shared: who needs one not older than a moment gets the latest that is, or waits for one call with all
 //!   others. A list's time is when it was asked for, so nothing that happened later can be read out of it.
 //! - **Creations** are gathered for a moment and sent by name, at most 1,000 a call; each name gets its own answer.
-//! - **Deletions** likewise, URLs and bare names apart.
-//! - **Calls** of one kind to one group keep their distance: a fleet of any size costs a few a second at most.
+//! - **Deletions** likewise, URLs and bare names apart, and at a distance from each other: however many machines end, they
+//!   cost two calls a second.
 //! - **Back-off** is per group and grows; a pause that is over lets the next creation through as a probe.
 //!
 //! Creations and deletions run in tasks of their own: who stops waiting does not stop them half way.
@@ -41,8 +41,9 @@ const MOST_PER_CALL: usize = 1000;
 pub struct GroupsConfig {
     /// How long names are gathered before a call goes out.
     pub batch_window: Duration,
-    /// How far apart batches of one kind go to one group: what comes in between goes in the next.
-    pub batch_distance: Duration,
+    /// How far apart batches of deletions go to one group: what comes in between goes in the next. Nobody waits for a
+    /// machine to go; for one to come somebody does.
+    pub deletion_distance: Duration,
     /// How old a group's settings may be.
     pub settings_max_age: Duration,
     /// How long one call may take (the port sees to it), and how long an accepted creation is followed for its verdict.
@@ -61,7 +62,7 @@ impl Default for GroupsConfig {
     fn default() -> Self {
         Self {
             batch_window: Duration::from_millis(50),
-            batch_distance: Duration::from_millis(500),
+            deletion_distance: Duration::from_millis(500),
             settings_max_age: Duration::from_secs(60),
             request_timeout: Duration::from_secs(30),
             retry_pause: Duration::from_millis(500),
@@ -162,7 +163,7 @@ impl Groups {
 
     /// Asks for an instance of this name. `Ok` means accepted (or that it exists): a list shows when it is there.
     pub async fn create(&self, group: &Group, name: &str) -> Result<(), CreateError> {
-        let (answer, goes) = self.state(group).creations.add(name.to_owned(), self.pace());
+        let (answer, goes) = self.state(group).creations.add(name.to_owned(), self.pace(Duration::ZERO));
         if let Some(goes) = goes {
             let (groups, group) = (self.clone(), group.clone());
             tokio::spawn(async move {
@@ -185,7 +186,7 @@ impl Groups {
 
     /// Asks for an instance to be deleted. `Ok` means accepted: only its absence from lists shows that it is gone.
     pub async fn delete(&self, group: &Group, target: DeleteTarget) -> Result<(), ComputeError> {
-        let (answer, goes) = self.state(group).deletions.add(target, self.pace());
+        let (answer, goes) = self.state(group).deletions.add(target, self.pace(self.0.config.deletion_distance));
         if let Some(goes) = goes {
             let (groups, group) = (self.clone(), group.clone());
             tokio::spawn(async move {
@@ -260,8 +261,8 @@ impl Groups {
         &*self.0.instances
     }
 
-    fn pace(&self) -> Pace {
-        Pace { window: self.0.config.batch_window, between: self.0.config.batch_distance }
+    fn pace(&self, between: Duration) -> Pace {
+        Pace { window: self.0.config.batch_window, between }
     }
 
     fn retry_pause(&self, attempt: u32) -> Duration {
