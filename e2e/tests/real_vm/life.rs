@@ -15,7 +15,7 @@ const WATCH: &str = "systemd-run --quiet bash -c 'until [ -e ~runner/leftover ];
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_installs_a_runner_runs_a_job_as_an_unprivileged_user_reports_it_and_goes() -> Result {
     let Some(scene) = Scene::without_runner().await? else { return Ok(()) };
-    assert_eq!(scene.archive.fetched(), 1);
+    assert_eq!(scene.world.github.runners_fetched(), 1);
     scene.root(WATCH).await?;
     let steps = "echo user=$(id -un) uid=$(id -u) home=$HOME umask=$(umask) cores=$(ulimit -c) $(cat /proc/self/cgroup)
         echo groups=$(id -nG) sudo=$(sudo -n id -u)
@@ -100,7 +100,7 @@ async fn a_job_does_not_notice_that_its_agent_is_killed_and_upgraded() -> Result
     let listener = scene.root("pgrep -x Runner.Listener").await?;
     // The image's, which had to be asked for its version.
     let program = scene.root(&format!("readlink /proc/{listener}/exe")).await?;
-    assert_eq!((program.as_str(), scene.archive.fetched()), ("/opt/actions-runner/bin/Runner.Listener", 0));
+    assert_eq!((program.as_str(), scene.world.github.runners_fetched()), ("/opt/actions-runner/bin/Runner.Listener", 0));
     let killed = scene.root(PID).await?;
     scene.root("systemctl kill --signal=KILL --kill-who=main miglet.service").await?;
     let pid = async || scene.root(PID).await.unwrap_or_default();
