@@ -33,14 +33,33 @@ async fn a_job_gets_no_identity_no_key_and_no_second_registration_and_its_noise_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_fills_the_disk_does_not_lose_its_result() -> Result {
+async fn a_job_that_fills_the_disk_loses_neither_its_result_nor_its_number_when_the_agent_dies_before_it_is_told()
+-> Result {
+    /// Root itself finds no room.
+    const FULL: &str = "head -c 1M /dev/zero > /var/tmp/$RANDOM";
+    /// What it told, as the agent numbers it.
+    const TOLD: &str = "grep --only-matching 'EVENT_KIND_JOB_COMPLETED.*sequence=[0-9]*' /run/miglet/agent.log";
     let Some(scene) = Scene::open().await? else { return Ok(()) };
     let id = scene.busy(include_str!("fill.sh")).await?;
+    let look = async || scene.root(FULL).await.is_err();
+    scene.until("the disk to be full", look, |full| *full).await?;
+    scene.cut_off().await?;
+    scene.root("touch /run/gate").await?;
     let job = scene.ended(id).await?;
     assert!(job.output.contains("left on the disk: 0"), "{}", scene.explained(&job.output));
+    let told = scene
+        .until("the agent's event", async || scene.root(TOLD).await.unwrap_or_default(), |told| !told.is_empty())
+        .await?;
+    scene.kill_agent().await?;
+    scene.reconnect().await?;
     scene.event(&["acme/app · build ended"]).await?;
     let last = scene.epitaph().await?;
     assert_eq!(last.pointer("/status/job/result"), Some(&json!("Succeeded")), "{last:#}");
+    let logs = scene.world.operator_logs();
+    let heard: Vec<&str> =
+        logs.lines().filter(|line| line.contains("Agent's event") && line.contains("job_completed")).collect();
+    let number = told.rsplit_once("sequence=").map(|(_, number)| format!(" sequence={number} ")).unwrap_or_default();
+    assert!(heard.len() == 1 && heard[0].contains(&number), "{told}: {heard:?}");
     Ok(())
 }
 

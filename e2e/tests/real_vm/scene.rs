@@ -123,6 +123,37 @@ impl Scene {
         if said.code == 0 { Ok(said.text.trim().to_owned()) } else { Err(format!("{line}: {said:?}").into()) }
     }
 
+    /// Takes the way to the operator from the VM, and what is in it: also of an agent that is no more.
+    pub(crate) async fn cut_off(&self) -> Result {
+        const CUT: &str = "endpoint=$(miglet config | grep ^endpoint); nft add table ip cut; \
+                           nft add chain ip cut out '{ type filter hook output priority filter; }'; \
+                           nft add rule ip cut out tcp dport ${endpoint##*:} drop";
+        self.root(CUT).await.map(drop)
+    }
+
+    /// Gives it back.
+    pub(crate) async fn reconnect(&self) -> Result {
+        self.root("nft delete table ip cut").await.map(drop)
+    }
+
+    /// Kills the agent, and waits for the next one; its process.
+    pub(crate) async fn kill_agent(&self) -> Result<String> {
+        let killed = self.agent().await;
+        self.root("systemctl kill --signal=KILL --kill-who=main miglet.service").await?;
+        self.next_agent(&killed).await
+    }
+
+    /// Waits for an agent that is another process than this one.
+    pub(crate) async fn next_agent(&self, old: &str) -> Result<String> {
+        let other = |pid: &String| !pid.is_empty() && pid != "0" && pid != old;
+        self.until("another agent", async || self.agent().await, other).await
+    }
+
+    /// The agent's process, as far as the service manager knows.
+    async fn agent(&self) -> String {
+        self.root("systemctl show --property MainPID --value miglet.service").await.unwrap_or_default()
+    }
+
     /// Whether the VM has power.
     pub(crate) fn is_on(&self) -> bool {
         self.machines.is_on(&self.vm)
