@@ -64,6 +64,30 @@ async fn a_job_that_fills_the_disk_loses_neither_its_result_nor_its_number_when_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_takes_all_memory_ends_and_its_supervisors_do_not() -> Result {
+    /// Agent, supervisor and listener, each with what it is worth when memory runs out.
+    const ALIVE: &str = "for pid in $(systemctl show --property MainPID --value miglet.service miglet-runner.service) \
+                         $(pgrep -x Runner.Listener); do echo $pid $(< /proc/$pid/oom_score_adj); done";
+    let Some(scene) = Scene::open().await? else { return Ok(()) };
+    let id = scene.busy(include_str!("devour.sh")).await?;
+    scene.begun().await?;
+    let before = scene.root(ALIVE).await?;
+    let scores: Vec<&str> = before.lines().filter_map(|line| Some(line.split_once(' ')?.1)).collect();
+    assert_eq!(scores, ["-900", "-900", "0"], "{before}");
+    let look = async || scene.root("ls ~runner/devoured").await.is_ok();
+    scene.until("the end of what took the memory", look, |ended| *ended).await?;
+    assert_eq!(scene.root(ALIVE).await?, before);
+    scene.root("touch ~runner/gate").await?;
+    let job = scene.ended(id).await?;
+    // By SIGKILL, which the kernel sends.
+    assert!(job.output.contains("ended with 137"), "{}", scene.explained(&job.output));
+    assert_eq!(job.conclusion, Some(Conclusion::Failed), "{}", scene.explained(&job.output));
+    let last = scene.epitaph().await?;
+    assert_eq!(last.pointer("/status/job/result"), Some(&json!("Failed")), "{last:#}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_forks_without_end_and_kills_everything_it_may_is_told_as_lost() -> Result {
     const CROWDED: &str = "until (($(< /sys/fs/cgroup/system.slice/miglet-runner.service/pids.current) > 1000)); \
                            do sleep 1; done";
