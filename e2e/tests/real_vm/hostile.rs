@@ -88,6 +88,28 @@ async fn a_job_that_takes_all_memory_ends_and_its_supervisors_do_not() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_gets_no_identity_through_its_machine() -> Result {
+    /// As Docker does it: a network of its own, forwarded under the machine's address.
+    const CONTAINER: &str = "set -e; ip netns add box; ip link add outer type veth peer name inner netns box; \
+                             ip address add 10.9.0.1/24 dev outer; ip link set outer up; \
+                             ip -netns box address add 10.9.0.2/24 dev inner; ip -netns box link set inner up; \
+                             ip -netns box route add default via 10.9.0.1; echo 1 > /proc/sys/net/ipv4/ip_forward; \
+                             nft add table ip nat; \
+                             nft add chain ip nat out '{ type nat hook postrouting priority srcnat; }'; \
+                             nft add rule ip nat out ip saddr 10.9.0.0/24 masquerade";
+    const ASK: &str = "ip netns exec box curl --silent --max-time 10 --header 'Metadata-Flavor: Google' \
+                       'http://169.254.169.254/computeMetadata/v1/instance/attributes/miglet-audience' || echo nothing";
+    let Some(scene) = Scene::open().await? else { return Ok(()) };
+    scene.root(CONTAINER).await?;
+    assert_eq!(scene.root(ASK).await?, "nothing");
+    assert_ne!(scene.root("nft list chain inet miglet forward | grep -c 'packets [1-9]'").await?, "0");
+    // It is the agent's rule that keeps it away, and nothing else.
+    scene.root("nft delete table inet miglet").await?;
+    assert_eq!(scene.root(ASK).await?, "miglet-test");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_forks_without_end_and_kills_everything_it_may_is_told_as_lost() -> Result {
     const CROWDED: &str = "until (($(< /sys/fs/cgroup/system.slice/miglet-runner.service/pids.current) > 1000)); \
                            do sleep 1; done";
