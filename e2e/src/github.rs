@@ -1,6 +1,7 @@
 //! A simulated GitHub: Apps, installations, self-hosted runners, JIT configs, and jobs that runners really run.
 //!
 //! ```text
+//!   agent ---------------------------> releases: the runner's archive
 //!   operator --REST (/ and /api/v3)--> rest: gate (who, limits, headers, contract) -> endpoints --+
 //!   runner stand-in --/_runner/------> broker: session, poll, acquire, result -------------------+-- state
 //!   test, playground --methods, /_fake/--> control: jobs, faults, lost scopes, ghosts, limits ---+
@@ -20,6 +21,7 @@ mod limits;
 mod options;
 mod refusal;
 mod registration;
+mod releases;
 mod rest;
 mod scope;
 mod standalone;
@@ -33,8 +35,9 @@ use std::{
 };
 
 use axum::Router;
+use bytes::Bytes;
 
-use self::{clock::Clock, contract::Contract, registration::Group, state::State};
+use self::{clock::Clock, contract::Contract, registration::Group, releases::Release, state::State};
 pub use self::{
     control::Control,
     credentials::{AppCredentials, KeyError},
@@ -47,7 +50,7 @@ pub use self::{
 use crate::{
     faults::Faults,
     published::openapi::{OpenApi, PublishedError},
-    server::Server,
+    server::{Exchange, Server},
 };
 
 /// The simulator could not start.
@@ -81,6 +84,7 @@ pub(crate) struct Shared {
     faults: Faults,
     contract: Contract,
     url: OnceLock<String>,
+    release: OnceLock<Release>,
 }
 
 impl Shared {
@@ -155,11 +159,13 @@ impl GithubSim {
             faults: Faults::default(),
             contract: Contract::new(api),
             url: OnceLock::new(),
+            release: OnceLock::new(),
         });
         let rest = rest::routes(shared.clone());
         let router = Router::new()
             .nest("/_runner", broker::routes(shared.clone()))
             .nest("/_fake", control::routes(shared.clone()))
+            .nest(releases::RELEASES, releases::routes(shared.clone()))
             .nest(call::ENTERPRISE_PREFIX, rest.clone())
             .fallback_service(rest);
         let server = Server::bind(router, address, shared.faults.clone()).await?;
@@ -212,6 +218,18 @@ impl GithubSim {
     pub fn reach_runners_by(&self, host: &str) {
         let port = self.server.address().port();
         self.shared.lock().options.runner_url = Some(format!("http://{host}:{port}"));
+    }
+
+    /// Offers the runner as this archive, with its hash, to be fetched from here; the first one stays.
+    pub fn offer_runner(&self, archive: Bytes) {
+        self.shared.release.get_or_init(|| Release::new(archive));
+    }
+
+    /// How often the runner was fetched to the end.
+    #[must_use]
+    pub fn runners_fetched(&self) -> usize {
+        let whole = |exchange: &Exchange| exchange.path.starts_with(releases::RELEASES) && exchange.status == Some(200);
+        self.server.traffic.count(whole)
     }
 
     /// A GitHub App, installed everywhere.

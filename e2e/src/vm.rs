@@ -4,7 +4,7 @@
 //!   rootfs   Debian packages --mmdebstrap--> root folder as a tar, kernel, initrd     cached by the list of packages
 //!   root     the tar unpacked, and the package's scripts run in a chroot: bake-image, startup-script
 //!   disk     root + agent .deb (bake-image) + what a test needs --mke2fs--> image      cached by all of that
-//!   archive  the runner stand-in as the release archive that `miglet install` fetches, and a server for it
+//!   archive  the runner stand-in as the release archive that GitHub offers and agents fetch
 //!   qemu     one process a VM; its own metadata server at 169.254.169.254:80, the host's loopback at 169.254.169.2
 //!   shell    a root shell over a virtio port: what an administrator, or fate, does to a VM
 //! ```
@@ -27,7 +27,7 @@ mod support;
 use std::{io, path::PathBuf};
 
 pub use self::{
-    archive::RunnerArchive,
+    archive::runner_archive,
     disk::{Disk, UPGRADE},
     package::Package,
     qemu::VmMachines,

@@ -21,6 +21,7 @@ use super::{
     job::JobState,
     refusal::Refusal,
     registration::{Registration, Wanted},
+    releases,
     scope::Scope,
     state::State as World,
 };
@@ -208,12 +209,8 @@ async fn support(State(sim): Sim, call: Call) -> Answer {
 }
 
 async fn downloads(State(sim): Sim, call: Call) -> Answer {
-    sim.lock().groups(&call.who, &call.scope())?;
-    let version = crate::runner::VERSION;
-    let asset = |architecture: &str| {
-        let filename = format!("actions-runner-linux-{architecture}-{version}.tar.gz");
-        let url = format!("https://github.com/actions/runner/releases/download/v{version}/{filename}");
-        json!({"os": "linux", "architecture": architecture, "download_url": url, "filename": filename})
-    };
-    Ok(Json(json!([asset("x64"), asset("arm64")])).into_response())
+    let state = sim.lock();
+    state.groups(&call.who, &call.scope())?;
+    let origin = state.options.runner_url.as_deref().unwrap_or(&call.origin);
+    Ok(Json(releases::listed(sim.release.get(), origin)).into_response())
 }

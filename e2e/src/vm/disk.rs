@@ -103,7 +103,8 @@ fn make(rootfs: &Rootfs, package: &Package, runner: &Path, into: &Path) -> Resul
     // As `tar` leaves GitHub's archive when root unpacks it: nobody's on this machine.
     run(Command::new("chown").args(["-R", "1001:1001"]).arg(root.join(RUNNER)))?;
     let image = into.join("disk.img");
-    run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&root).arg(&image).arg(SIZE))?;
+    // Nothing reserved: a disk that a job fills is full for root as well.
+    run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-m", "0", "-d"]).arg(&root).arg(&image).arg(SIZE))?;
     fs::remove_dir_all(&root).map_err(VmError::io(&root))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   169.254.169.254:80  --guestfwd, one relay process a connection--> this VM's metadata server on loopback
-//!   169.254.169.2:PORT  --QEMU's user network--> 127.0.0.1:PORT       gateway, GitHub, the runner's archive
+//!   169.254.169.2:PORT  --QEMU's user network--> 127.0.0.1:PORT       gateway, GitHub, its runner's archive
 //! ```
 
 use std::{

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Method;
 use miglet_e2e::{
     faults::{Action, Rule},
@@ -90,6 +91,23 @@ async fn registrations_of_every_scope_have_githubs_status_codes() {
         assert_eq!(rig.get(&format!("{scope}/actions/runners/downloads")).await.status, 200);
     }
     assert_eq!(rig.get("/orgs/nobody/actions/runners").await.status, 404);
+    rig.sim.assert_conforms();
+}
+
+#[tokio::test]
+async fn an_offered_runner_is_listed_with_its_hash_and_fetched_by_anybody() {
+    let rig = rig().await;
+    let x64 = async || rig.get("/orgs/acme/actions/runners/downloads").await.body[0].clone();
+    let unknown = x64().await;
+    assert!(unknown["sha256_checksum"].is_null() && unknown["download_url"].to_string().contains("//github.com/"));
+    rig.sim.offer_runner(Bytes::from_static(b"[1]"));
+    let offered = x64().await;
+    assert_eq!(offered["sha256_checksum"], "080a9ed428559ef602668b4c00f114f1a11c3f6b02a435f0bdc154578e4d7f22");
+    let url = offered["download_url"].as_str().and_then(|url| url.strip_prefix(&rig.sim.url())).expect("a URL here");
+    let fetched = rig.send(Method::GET, url, "", None).await;
+    assert_eq!((fetched.status.as_u16(), fetched.body), (200, json!([1])));
+    assert_eq!(rig.send(Method::GET, &url.replace("x64", "riscv"), "", None).await.status, 404);
+    assert_eq!(rig.sim.runners_fetched(), 1);
     rig.sim.assert_conforms();
 }
 

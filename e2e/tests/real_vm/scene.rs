@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use miglet_e2e::{
     compute::GroupSpec,
     github::{GithubOptions, Job, JobId, JobState},
-    vm::{Disk, Package, RunnerArchive, VmMachines, available},
+    vm::{Disk, Package, VmMachines, available, runner_archive},
     world::{GROUP, History, Patience, World, WorldOptions, ZONE},
 };
 use miglet_operator::crd::{Phase, RunnerVm};
@@ -25,7 +25,6 @@ static DISK: OnceCell<Disk> = OnceCell::const_new();
 /// A world with one VM, whose runner is idle.
 pub(crate) struct Scene {
     pub(crate) world: World,
-    pub(crate) archive: RunnerArchive,
     /// The VM's name.
     pub(crate) vm: String,
     machines: Arc<VmMachines>,
@@ -39,7 +38,8 @@ impl Scene {
         Self::of(|group| group).await
     }
 
-    /// As [`Self::open`], with no runner where the agent looks for the image's.
+    /// As [`Self::open`], with no runner where the agent looks for the image's. It has it from GitHub, by the operator's
+    /// word.
     pub(crate) async fn without_runner() -> Result<Option<Self>> {
         Self::of(|group| group.metadata("miglet-runner-dir", "/opt/none")).await
     }
@@ -54,7 +54,7 @@ impl Scene {
             Result::Ok(made??)
         });
         let machines = Arc::new(VmMachines::new(disk.await?.clone())?);
-        let archive = RunnerArchive::serve().await?;
+        let archive = tokio::task::spawn_blocking(runner_archive).await??;
         let github = GithubOptions {
             poll: Duration::from_secs(1),
             // A slow machine is not a lost one: a listener that floods its own output does nothing else meanwhile.
@@ -62,9 +62,10 @@ impl Scene {
             lost_after: Duration::from_secs(60),
             ..GithubOptions::default()
         };
-        let group = template(archive.wanted(GroupSpec::zonal(GROUP, ZONE)));
+        let group = template(GroupSpec::zonal(GROUP, ZONE));
         let options = WorldOptions { machines: Some(machines.clone()), group, github, ..WorldOptions::default() };
         let world = World::start(options).await?;
+        world.github.offer_runner(archive);
         // Together a day: what the machine's last resort waits for.
         let lifecycle = json!({"launchTimeoutSeconds": 600, "registrationTimeoutSeconds": 600,
             "maxLifetimeSeconds": 43200, "terminationGracePeriodSeconds": 43200});
@@ -79,7 +80,7 @@ impl Scene {
         // This VM is all there will be: its successor would only take the processor from it.
         world.kubectl(&["patch", "rpool", "linux", "--type=merge", "--patch", r#"{"spec":{"paused":true}}"#]).await?;
         let history = world.record().await?;
-        Ok(Some(Self { world, archive, vm, machines, history, _room: room }))
+        Ok(Some(Self { world, vm, machines, history, _room: room }))
     }
 
     /// Sends a job and waits until the operator shows it.
@@ -120,6 +121,37 @@ impl Scene {
     pub(crate) async fn root(&self, line: &str) -> Result<String> {
         let said = self.machines.shell(&self.vm).run(line, Duration::from_secs(60)).await?;
         if said.code == 0 { Ok(said.text.trim().to_owned()) } else { Err(format!("{line}: {said:?}").into()) }
+    }
+
+    /// Takes the way to the operator from the VM, and what is in it: also of an agent that is no more.
+    pub(crate) async fn cut_off(&self) -> Result {
+        const CUT: &str = "endpoint=$(miglet config | grep ^endpoint); nft add table ip cut; \
+                           nft add chain ip cut out '{ type filter hook output priority filter; }'; \
+                           nft add rule ip cut out tcp dport ${endpoint##*:} drop";
+        self.root(CUT).await.map(drop)
+    }
+
+    /// Gives it back.
+    pub(crate) async fn reconnect(&self) -> Result {
+        self.root("nft delete table ip cut").await.map(drop)
+    }
+
+    /// Kills the agent, and waits for the next one; its process.
+    pub(crate) async fn kill_agent(&self) -> Result<String> {
+        let killed = self.agent().await;
+        self.root("systemctl kill --signal=KILL --kill-who=main miglet.service").await?;
+        self.next_agent(&killed).await
+    }
+
+    /// Waits for an agent that is another process than this one.
+    pub(crate) async fn next_agent(&self, old: &str) -> Result<String> {
+        let other = |pid: &String| !pid.is_empty() && pid != "0" && pid != old;
+        self.until("another agent", async || self.agent().await, other).await
+    }
+
+    /// The agent's process, as far as the service manager knows.
+    async fn agent(&self) -> String {
+        self.root("systemctl show --property MainPID --value miglet.service").await.unwrap_or_default()
     }
 
     /// Whether the VM has power.
