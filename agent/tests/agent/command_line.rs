@@ -5,7 +5,7 @@ use tokio::time::timeout;
 use crate::{
     JIT,
     operator::PATIENCE,
-    world::{RUNNER, World},
+    world::{RUNNER, World, only_root},
 };
 
 #[tokio::test]
@@ -83,8 +83,7 @@ async fn config_tells_every_value_and_where_it_came_from() {
 /// What a person asks is answered as the units would: with their proxy, say. What was typed wins.
 #[tokio::test]
 async fn the_units_environment_holds_for_a_persons_commands_too() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root can mount another /etc");
+    if !only_root("can mount another /etc") {
         return;
     }
     let world = World::new(RUNNER).await;

@@ -8,7 +8,7 @@ use tokio::{process, time::timeout};
 use crate::{
     JIT, exit_detail, exit_kind,
     operator::{Operator, PATIENCE, Session},
-    world::{RUNNER, World},
+    world::{RUNNER, World, only_root},
 };
 
 /// Whatever is written there finds no space.
@@ -86,8 +86,7 @@ fn on_read_only_disk(world: &World, directory: &Path) -> process::Command {
 
 #[tokio::test]
 async fn a_read_only_disk_is_told_with_the_directory_that_is_on_it() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root can mount a disk");
+    if !only_root("can mount a disk") {
         return;
     }
     let world = World::new(RUNNER).await;
@@ -111,8 +110,7 @@ async fn a_read_only_disk_is_told_with_the_directory_that_is_on_it() {
 /// As ext4 does by itself when it finds itself damaged.
 #[tokio::test]
 async fn a_disk_that_turns_read_only_under_a_job_is_told_and_ends_nothing() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root can mount a disk");
+    if !only_root("can mount a disk") {
         return;
     }
     let world = World::new(RUNNER).await;

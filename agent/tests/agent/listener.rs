@@ -2,6 +2,8 @@
 
 use std::{os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
 
+use crate::world::only_root;
+
 /// Tells what it is.
 const TELL: &str = "#!/bin/sh\n\
     echo \"$1\"; umask; ulimit -c; ulimit -Hc; id -u; id -ru; id -G; cat /proc/self/oom_score_adj; echo $HOME $USER\n";
@@ -45,8 +47,7 @@ fn a_listener_makes_no_core_dumps_and_its_files_are_its_own() {
 
 #[test]
 fn a_listener_becomes_its_user_for_good_and_is_the_first_to_go_when_memory_runs_out() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root can become someone else; the real machine's tests do");
+    if !only_root("can become someone else; the real machine's tests do") {
         return;
     }
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap();

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use crate::{
     operator::PATIENCE,
-    world::{RUNNER, World, kill},
+    world::{RUNNER, World, kill, only_root},
 };
 
 /// Makes the agent the very process that systemd started.
@@ -14,8 +14,7 @@ const SYSTEMD: &str = "INVOCATION_ID=1 SYSTEMD_EXEC_PID=$$ exec \"$@\"";
 
 #[tokio::test]
 async fn a_service_that_runs_as_root_runs_no_jobs_as_root() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root is refused");
+    if !only_root("is refused") {
         return;
     }
     let world = World::new(RUNNER).await;

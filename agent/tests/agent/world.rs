@@ -212,6 +212,15 @@ pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+/// Whether the rest of a test can be done here: only root can do this. Said aloud where it cannot.
+pub(crate) fn only_root(can: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: only root {can}");
+    }
+    root
+}
+
 pub(crate) fn kill(child: &Child, signal: Signal) {
     let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("running");
     rustix::process::kill_process(pid, signal).expect("signalled");
