@@ -72,7 +72,12 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(20);
 
     fn listener(phase: Phase) -> (Child, Orphan) {
-        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        // Who is started in the background by a shell ignores SIGINT, and so does what it starts.
+        let child = Command::new("env").args(["--default-signal=INT", "sleep", "1000"]).spawn().unwrap();
+        let name = format!("/proc/{}/comm", child.id());
+        while std::fs::read_to_string(&name).unwrap() != "sleep\n" {
+            std::thread::yield_now();
+        }
         let listener = Process::of(child.id().cast_signed());
         let orphan = Orphan::of(&Runner { phase, listener, ..Runner::default() }).unwrap();
         (child, orphan)
