@@ -3,7 +3,7 @@
 use std::{fs::File, io::Read, path::PathBuf};
 
 use miglet_proto::v1::Health;
-use rustix::fs::{StatVfs, StatVfsMountFlags, statvfs};
+use rustix::fs::{major, minor, stat, statvfs};
 use tokio::sync::watch;
 
 use crate::guards::Figures;
@@ -43,8 +43,7 @@ impl Sampler {
     pub fn figures(&mut self) -> Figures {
         let memory = self.read("/proc/meminfo").and_then(memory).unwrap_or_default();
         let disk = self.disk().unwrap_or_default();
-        let read_only = self.stat().is_some_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY));
-        Figures { disk: percent(disk), memory: percent(memory), read_only }
+        Figures { disk: percent(disk), memory: percent(memory), read_only: self.read_only() }
     }
 
     fn cpu(&mut self) -> u32 {
@@ -55,12 +54,16 @@ impl Sampler {
     }
 
     fn disk(&self) -> Option<(u64, u64)> {
-        let stat = self.stat()?;
+        let stat = self.place.borrow().ancestors().find_map(|folder| statvfs(folder).ok())?;
         Some(in_use((stat.f_blocks, stat.f_bfree, stat.f_bavail), stat.f_frsize))
     }
 
-    fn stat(&self) -> Option<StatVfs> {
-        self.place.borrow().ancestors().find_map(|folder| statvfs(folder).ok())
+    /// Whether the file system itself takes no writes. Not by statvfs, which tells of the mount too: the agent's own unit sees
+    /// every disk through read-only mounts, and the runner's does not.
+    fn read_only(&self) -> bool {
+        let device = self.place.borrow().ancestors().find_map(|folder| Some(stat(folder).ok()?.st_dev));
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        device.is_some_and(|device| is_read_only(&mounts, &format!("{}:{}", major(device), minor(device))))
     }
 
     /// The beginning of a file; what is wanted stands in its first lines.
@@ -81,6 +84,15 @@ fn in_use((blocks, free, available): (u64, u64, u64), size: u64) -> (u64, u64) {
 fn percent((used, total): (u64, u64)) -> u8 {
     let percent = (u128::from(used) * 100).checked_div(u128::from(total)).unwrap_or(0);
     u8::try_from(percent).unwrap_or(100).min(100)
+}
+
+/// `36 35 8:1 / /mnt rw,noatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro`: the device is the third word; what holds for
+/// its file system, wherever it is mounted, is the third behind the dash.
+fn is_read_only(mounts: &str, device: &str) -> bool {
+    let of_device = |line: &&str| line.split(' ').nth(2) == Some(device);
+    let mount = mounts.lines().find(of_device).and_then(|line| line.split_once(" - "));
+    let options = mount.and_then(|(_, system)| system.split(' ').nth(2)).unwrap_or_default();
+    options.split(',').any(|option| option == "ro")
 }
 
 fn cpu_times(stat: &str) -> Option<CpuTimes> {
@@ -140,6 +152,17 @@ mod tests {
             [(1000, 50, 0), (1000, 525, 475), (1000, 1000, 950), (0, 0, 0)].map(|n| percent(in_use(n, 1))),
             [100, 50, 0, 0]
         );
+    }
+
+    #[test]
+    fn a_file_system_is_read_only_wherever_it_is_mounted_and_a_read_only_mount_is_none() {
+        let mounts = "22 1 8:1 / / ro,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro\n\
+                      23 1 8:2 / /opt rw,relatime shared:2 master:3 - ext4 /dev/sdb ro\n\
+                      24 1 8:21 / /x ro - tmpfs none rw,size=5k\n";
+        for (device, expected) in [("8:1", false), ("8:2", true), ("8:21", false), ("9:9", false)] {
+            assert_eq!(is_read_only(mounts, device), expected, "{device}");
+        }
+        assert!(!is_read_only("", "8:1") && !is_read_only("garbage - ", "8:1"));
     }
 
     #[test]

@@ -300,7 +300,10 @@ impl Machine for Systemd {
     }
 
     async fn start_shim(&self, _program: &Path, _state: &Path) -> Result<(), MachineError> {
-        self.run("start the runner's supervisor", "systemctl", &["start", RUNNER_UNIT], "").await
+        // Its place in the order of units is for the shutdown, where Docker goes after it. At the start it would wait for a
+        // Docker that is still starting, and use up its registration with that.
+        let start = ["start", "--job-mode=ignore-dependencies", RUNNER_UNIT];
+        self.run("start the runner's supervisor", "systemctl", &start, "").await
     }
 
     fn runner_user<'a>(&self, jobs: &'a Jobs) -> Option<&'a str> {

@@ -41,8 +41,8 @@ const MOST_PER_CALL: usize = 1000;
 pub struct GroupsConfig {
     /// How long names are gathered before a call goes out.
     pub batch_window: Duration,
-    /// How far apart batches of deletions go to one group: what comes in between goes in the next. Nobody waits for a
-    /// machine to go; for one to come somebody does.
+    /// How far apart batches of deletions go to one group: what comes in between goes in the next. Short, because a pass of
+    /// the VM's controller waits for the answer, and so many passes are under way at once and no more.
     pub deletion_distance: Duration,
     /// How old a group's settings may be.
     pub settings_max_age: Duration,
@@ -62,7 +62,7 @@ impl Default for GroupsConfig {
     fn default() -> Self {
         Self {
             batch_window: Duration::from_millis(50),
-            deletion_distance: Duration::from_millis(500),
+            deletion_distance: Duration::from_millis(200),
             settings_max_age: Duration::from_secs(60),
             request_timeout: Duration::from_secs(30),
             retry_pause: Duration::from_millis(500),

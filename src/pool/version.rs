@@ -43,7 +43,7 @@ pub(super) fn behind(pool: &RunnerPool, vms: &[VmFact], latest: &str) -> Option<
 /// The finding, from what is asked for, what is offered, and what runs.
 pub(super) fn finding(view: &PoolView, now: Timestamp) -> Finding {
     let bad = |reason: &str, message: String| Finding::new(RUNNER_VERSION_CURRENT, false, reason, message);
-    if view.history.failures() > 0 && view.history.last_reason == VERSION_REFUSED {
+    if refused(view) {
         return bad("Refused", format!("{}; {}", view.history.last_message, remedy(view)));
     }
     let offered = match &view.offer {
@@ -74,6 +74,12 @@ pub(super) fn finding(view: &PoolView, now: Timestamp) -> Finding {
         Accepted::Ends if behind.vms == 0 => bad("Outdated", format!("{message}; {}", remedy(view))),
         Accepted::Ends => bad("ImageOutdated", format!("{message}; {}", remedy(view))),
     }
+}
+
+/// Whether a runner was turned away for its version, none was accepted since, and nobody has seen to it yet.
+fn refused(view: &PoolView) -> bool {
+    let latest = matches!(&view.offer, Offered::Known(o) if view.pool.spec.runner.version.as_ref() == Some(&o.version));
+    view.history.failures() > 0 && view.history.last_reason == VERSION_REFUSED && view.desired() > 0 && !latest
 }
 
 enum Accepted {
@@ -220,6 +226,10 @@ mod tests {
         let found = finding(&refused, NOW);
         assert_eq!((found.state, found.reason.as_str()), (State::False, "Refused"));
         assert!(found.message.starts_with("GitHub refused runner 2.300.0; new VMs"), "{}", found.message);
+        let mut mended = PoolView { pool: refused.pool.clone(), ..view(json!({}), &[]) };
+        mended.history.clone_from(&refused.history);
+        mended.pool.spec.runner.version = Some("2.337.0".into());
+        assert_eq!(finding(&mended, NOW).reason, "Current", "it asks for what GitHub offers");
         refused.history.registered();
         assert_eq!(finding(&refused, NOW).reason, "Current");
     }

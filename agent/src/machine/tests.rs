@@ -96,7 +96,7 @@ async fn a_missing_user_is_made_once_and_an_existing_one_left_alone() {
 async fn the_supervisor_runs_in_a_unit_of_its_own() {
     let programs = Programs::new("");
     programs.machine().start_shim(Path::new("/x"), Path::new("/y")).await.expect("started");
-    assert_eq!(programs.called("systemctl"), "systemctl start miglet-runner.service\n");
+    assert_eq!(programs.called("systemctl"), "systemctl start --job-mode=ignore-dependencies miglet-runner.service\n");
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ impl Orphan {
     /// As its supervisor would.
     fn obey(&mut self, order: Order) {
         match order {
-            Order::InterruptIfIdle if self.busy => {}
+            Order::InterruptIfIdle if self.busy || has_children(self.listener) => {}
             Order::InterruptIfIdle | Order::Interrupt => {
                 self.kill_at.get_or_insert(Instant::now() + INTERRUPT_DEADLINE);
                 self.listener.signal(Signal::INT);
@@ -57,11 +57,22 @@ impl Orphan {
     }
 }
 
+/// A listener that was idle when its supervisor died may have a job since, and nobody heard: it runs in a child. What cannot
+/// be found out counts as one.
+fn has_children(listener: Process) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", listener.pid)) else { return true };
+    threads.flatten().any(|thread| {
+        let children = std::fs::read_to_string(thread.path().join("children"));
+        children.map_or(true, |children| !children.trim().is_empty())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
+        io::Read,
         os::unix::process::ExitStatusExt,
-        process::{Child, Command},
+        process::{Child, Command, Stdio},
     };
 
     use tokio::time::timeout;
@@ -110,6 +121,24 @@ mod tests {
         assert!(early.is_err() && child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_was_idle_and_has_a_child_by_now_is_left_alone() {
+        let mut child =
+            Command::new("sh").args(["-c", "sleep 1000 & echo; wait"]).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        let listener = Process::of(child.id().cast_signed());
+        assert!(has_children(listener.unwrap()));
+        let (orders_in, mut orders) = mpsc::channel(8);
+        orders_in.send(Order::InterruptIfIdle).await.unwrap();
+        let orphan = Orphan::of(&Runner { phase: Phase::Listening, listener, ..Runner::default() }).unwrap();
+        assert!(timeout(Duration::from_millis(300), orphan.outlast(&mut orders)).await.is_err());
+        assert!(child.try_wait().unwrap().is_none());
+        // Its child too.
+        let status = Command::new("pkill").args(["--parent", &child.id().to_string()]).status().unwrap();
+        child.wait().unwrap();
+        assert!(status.success());
     }
 
     #[tokio::test]

@@ -107,9 +107,11 @@ async fn a_read_only_disk_is_told_with_the_directory_that_is_on_it() {
     assert_eq!(world.runner_file("jit"), None, "nothing was started");
 }
 
-/// As ext4 does by itself when it finds itself damaged.
+/// As ext4 does by itself when it finds itself damaged. Not a read-only mount: the agent's unit has those everywhere.
 #[tokio::test]
 async fn a_disk_that_turns_read_only_under_a_job_is_told_and_ends_nothing() {
+    /// The runner on a disk of its own, seen by the agent through a read-only mount.
+    const DISK: &str = r#"mount -t tmpfs none /mnt && cp -a "$0/." /mnt && mount --bind /mnt "$0" && exec "$@""#;
     if !only_root("can mount a disk") {
         return;
     }
@@ -117,17 +119,25 @@ async fn a_disk_that_turns_read_only_under_a_job_is_told_and_ends_nothing() {
     let mut operator = world.operator().await;
     world.introduce(&operator);
     let disk = world.paths.runner.to_str().unwrap();
-    let mount = r#"mount --bind "$0" "$0" && exec "$@""#;
-    let agent = world.begun_by("unshare", &["--mount", "sh", "-c", mount, disk]).spawn().unwrap();
-    let mut session = operator.idle_session().await;
-    world.start_job(&mut session).await;
+    let agent = world.begun_by("unshare", &["--mount", "sh", "-c", DISK, disk]).spawn().unwrap();
     let target = agent.id().unwrap().to_string();
-    let remount = ["--target", &target, "--mount", "mount", "-o", "remount,bind,ro", disk];
-    assert!(process::Command::new("nsenter").args(remount).status().await.unwrap().success());
+    let inside = async |command: &[&str]| {
+        let entered = [&["--target", &target, "--mount"], command].concat();
+        assert!(process::Command::new("nsenter").args(entered).status().await.unwrap().success(), "{command:?}");
+    };
+    let (go, end) = (format!("{disk}/go"), format!("{disk}/end"));
+    let mut session = operator.idle_session().await;
+    inside(&["touch", &go]).await;
+    session.until_state(AgentState::JobRunning).await;
+    inside(&["mount", "-o", "remount,bind,ro", disk]).await;
+    inside(&["mount", "-o", "remount,ro", "/mnt"]).await;
     let told = session.until_event(EventKind::Error).await;
     assert!(told.detail.contains("disk is read-only"), "{told:?}");
     session.until("told for as long as it is so", |s| s.report.error.contains("disk is read-only")).await;
-    world.touch("end");
+    inside(&["mount", "-o", "remount,rw", "/mnt"]).await;
+    session.until("a read-only mount is no trouble", |s| s.report.error.is_empty()).await;
+    inside(&["mount", "-o", "remount,bind,rw", disk]).await;
+    inside(&["touch", &end]).await;
     session.until_ended().await;
     assert_eq!(session.report.job.as_ref().unwrap().result(), JobResult::Succeeded);
 }

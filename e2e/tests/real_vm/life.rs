@@ -103,6 +103,8 @@ async fn a_job_does_not_notice_that_its_agent_is_killed_and_upgraded() -> Result
         (program.as_str(), scene.world.github.runners_fetched()),
         ("/opt/actions-runner/bin/Runner.Listener", 0)
     );
+    // Seen from inside its unit's hardening, too.
+    assert_eq!(scene.root("miglet status | grep ^Error:").await?, "Error:    -");
     let restarted = scene.kill_agent().await?;
     scene.root(&format!("dpkg --install {UPGRADE}")).await?;
     let upgraded = scene.next_agent(&restarted).await?;

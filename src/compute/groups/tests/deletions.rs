@@ -25,7 +25,7 @@ async fn five_hundred_machines_that_end_at_once_cost_one_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn machines_that_end_one_after_the_other_share_a_call_every_half_second() {
+async fn machines_that_end_one_after_the_other_share_a_call_every_fifth_of_a_second() {
     let (groups, cloud) = groups();
     let group = group();
     // One every 10 ms, for five seconds.
@@ -39,10 +39,10 @@ async fn machines_that_end_one_after_the_other_share_a_call_every_half_second() 
         }
     });
     let waits = futures::future::join_all(ends).await;
-    assert!(waits.iter().all(|wait| *wait <= Duration::from_millis(510)), "{:?}", waits.iter().max());
+    assert!(waits.iter().all(|wait| *wait <= Duration::from_millis(210)), "{:?}", waits.iter().max());
     let deleted = cloud.world.lock().unwrap().deleted.clone();
     assert_eq!(deleted.iter().map(Vec::len).sum::<usize>(), 500, "each of them once");
-    assert!(deleted.len() <= 12, "{} calls", deleted.len());
+    assert!(deleted.len() <= 27, "{} calls", deleted.len());
 }
 
 #[tokio::test(start_paused = true)]
