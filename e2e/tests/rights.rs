@@ -84,7 +84,7 @@ async fn life() -> Result<World> {
     let mut world = World::start(WorldOptions { operator: false, ..WorldOptions::default() }).await?;
     world.apply_pool("odd", 0, json!({"spec": {"paused": true}})).await?;
     // The operator's first list shows the pool broken: its status is patched.
-    let list = format!("{}?&limit=500", pools(&world));
+    let list = format!("{}?&limit={}", pools(&world), miglet_operator::kubernetes::PAGE);
     world.proxy.faults().add(Rule::path(list, unreadable(&world).await?).method("GET").times(1));
     // The first binding meets a conflict: the gateway reads the object again.
     let conflict =
